@@ -1,0 +1,47 @@
+# dcr-operator. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dcr-operator
+CONTROL_PLANE = KUBEBUILDER_ASSETS="$$(tests/control-plane/build.sh)"
+CARGO_DENY := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## A real control plane and a real authorization server on this machine, with the operator at work; ONCE=1 ends by itself
+	cargo build --locked --bin dcr-operator --example demo
+	$(CONTROL_PLANE) DCR_OPERATOR_BINARY=target/debug/dcr-operator ONCE="$(ONCE)" target/debug/examples/demo
+
+.PHONY: test
+test: lint deny ## Everything that CI runs
+	$(CONTROL_PLANE) cargo test --locked --no-fail-fast
+
+.PHONY: lint
+lint: ## Format and lints
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: deny
+deny: $(DENY) ## Licences, sources and duplicates of the dependencies
+	$(DENY) --locked check bans licenses sources
+
+$(DENY):
+	cargo install cargo-deny --version $(CARGO_DENY) --locked --root $(CACHE)/cargo-deny-$(CARGO_DENY)
+
+.PHONY: control-plane
+control-plane: ## Find or build etcd, kube-apiserver, kube-controller-manager and kubectl; the last line is their folder
+	@tests/control-plane/build.sh
+
+.PHONY: bench
+bench: ## The figures of docs/performance.md, measured
+	cargo build --locked --release --bin dcr-operator --example bench
+	$(CONTROL_PLANE) DCR_OPERATOR_BINARY=target/release/dcr-operator target/release/examples/bench
+
+.PHONY: crds
+crds: ## Write crds/ anew from the types
+	UPDATE_CRDS=1 cargo test --locked --lib crds_are_committed

@@ -1,0 +1,175 @@
+//! Initial access tokens by the client credentials grant (RFC 6749 section 4.4).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::Method;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value};
+use url::form_urlencoded::byte_serialize;
+
+use super::error::{Error, Refusal};
+use super::http::{Authorization, Server};
+use super::text::Secrets;
+
+/// A client and what it asks the token endpoint for.
+#[derive(Clone)]
+pub struct ClientCredentials {
+    /// The client's identifier.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: SecretString,
+    /// The scope to ask for; `None` and the empty text ask for none.
+    pub scope: Option<String>,
+    /// How the client authenticates.
+    pub auth_method: ClientAuthMethod,
+    /// Further form parameters, such as `audience` or `resource`. They cannot replace the grant's own.
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for ClientCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_id, client_secret: _, scope, auth_method, parameters } = self;
+        f.debug_struct("ClientCredentials")
+            .field("client_id", client_id)
+            .field("scope", scope)
+            .field("auth_method", auth_method)
+            .field("parameters", &parameters.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a client authenticates at the token endpoint (RFC 7591 section 2, `token_endpoint_auth_method`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuthMethod {
+    /// HTTP Basic, with form-encoded identifier and secret (RFC 6749 section 2.3.1).
+    #[default]
+    ClientSecretBasic,
+    /// Identifier and secret in the form.
+    ClientSecretPost,
+}
+
+/// A bearer token (RFC 6750). Many servers accept an initial access token only once.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    /// The token.
+    pub token: SecretString,
+    /// How long it lives, counted from the answer; `None` if the server did not say.
+    pub expires_in: Option<Duration>,
+}
+
+impl Server {
+    /// Fetches an access token by the client credentials grant.
+    ///
+    /// # Errors
+    /// `TokenRequestRejected` for a 4xx answer, `ServerUnavailable` for any other that has no bearer token,
+    /// `InvalidEndpoint` if the endpoint may not be called.
+    pub async fn initial_access_token(
+        &self,
+        token_endpoint: &str,
+        grant: &ClientCredentials,
+    ) -> Result<AccessToken, Error> {
+        let secret = grant.client_secret.expose_secret();
+        let mut form = vec![("grant_type", "client_credentials")];
+        form.extend(grant.scope.as_deref().filter(|scope| !scope.is_empty()).map(|scope| ("scope", scope)));
+        let authorization = match grant.auth_method {
+            ClientAuthMethod::ClientSecretBasic => {
+                Authorization::Basic { user: form_encode(&grant.client_id), password: form_encode(secret).into() }
+            }
+            ClientAuthMethod::ClientSecretPost => {
+                form.extend([("client_id", grant.client_id.as_str()), ("client_secret", secret)]);
+                Authorization::None
+            }
+        };
+        let reserved = ["grant_type", "scope", "client_id", "client_secret"];
+        let further = grant.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        form.extend(further.filter(|(name, _)| !reserved.contains(name)));
+
+        let mut secrets = Secrets::default();
+        secrets.add(secret);
+        let mut answer =
+            self.exchange(Method::POST, token_endpoint, authorization, secrets, |request| request.form(&form)).await?;
+        match answer.status {
+            200 => access_token(&answer.json()?).map_err(|what| answer.unreadable(what)),
+            408 | 429 => Err(answer.failed()),
+            400..=499 => Err(answer.refused(Refusal::TokenRequestRejected)),
+            _ => Err(answer.failed()),
+        }
+    }
+}
+
+fn form_encode(text: &str) -> String {
+    byte_serialize(text.as_bytes()).collect()
+}
+
+/// A successful token response (RFC 6749 section 5.1).
+fn access_token(document: &Map<String, Value>) -> Result<AccessToken, &'static str> {
+    let text = |name| document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let token = text("access_token").ok_or("has no access_token")?;
+    let token_type = text("token_type").ok_or("has no token_type")?;
+    if !token_type.eq_ignore_ascii_case("bearer") {
+        return Err("has a token_type other than bearer");
+    }
+    let expires_in = document.get("expires_in").and_then(seconds);
+    Ok(AccessToken { token: token.into(), expires_in })
+}
+
+/// A number of seconds, which some servers write as text or as a fraction.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn parsed(document: &Value) -> Result<AccessToken, &'static str> {
+        access_token(document.as_object().unwrap())
+    }
+
+    #[test]
+    fn a_token_response_needs_a_token_and_the_type_bearer() {
+        let token = parsed(&json!({"access_token": "t", "token_type": "BEARER", "expires_in": 300})).unwrap();
+        assert_eq!((token.token.expose_secret(), token.expires_in), ("t", Some(Duration::from_mins(5))));
+        assert_eq!(parsed(&json!({"token_type": "bearer"})).unwrap_err(), "has no access_token");
+        assert_eq!(parsed(&json!({"access_token": "", "token_type": "bearer"})).unwrap_err(), "has no access_token");
+        assert_eq!(parsed(&json!({"access_token": "t"})).unwrap_err(), "has no token_type");
+        assert_eq!(
+            parsed(&json!({"access_token": "t", "token_type": "DPoP"})).unwrap_err(),
+            "has a token_type other than bearer"
+        );
+    }
+
+    #[test]
+    fn a_life_time_that_makes_no_sense_is_none() {
+        for (value, seconds) in [
+            (json!("300"), Some(300)),
+            (json!(300.0), Some(300)),
+            (json!(-1), None),
+            (json!("soon"), None),
+            (json!("NaN"), None),
+            (json!(1e300), None),
+            (json!([300]), None),
+            (json!(null), None),
+        ] {
+            let token = parsed(&json!({"access_token": "t", "token_type": "bearer", "expires_in": value})).unwrap();
+            assert_eq!(token.expires_in.map(|life| life.as_secs()), seconds, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_life_time_never_panics(number in any::<f64>(), text in ".{0,30}") {
+            let _ = seconds(&json!(number));
+            let _ = seconds(&json!(text));
+        }
+    }
+}

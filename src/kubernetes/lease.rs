@@ -1,0 +1,156 @@
+//! Leader election on a `coordination.k8s.io/v1` Lease.
+//!
+//! The contract is client-go's: every write carries the `resourceVersion` that it was decided on; expiry is judged by
+//! our own clock since we last saw the record change, never by comparing clocks; and a leader that can't renew before
+//! its deadline stops.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::api::{Api, ObjectMeta, PostParams};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Which Lease, whose, and how patient.
+#[derive(Clone, Debug)]
+pub struct Params {
+    pub name: String,
+    pub identity: String,
+    /// How long others wait after the last renewal that they saw.
+    pub lease_duration: Duration,
+    /// How long a leader goes on without a renewal; shorter than `lease_duration`.
+    pub renew_deadline: Duration,
+    pub retry_period: Duration,
+}
+
+/// The record as we last saw it change, and when, on our clock.
+struct Seen {
+    spec: LeaseSpec,
+    at: Instant,
+}
+
+/// One candidate for the Lease.
+pub struct Elector {
+    api: Api<Lease>,
+    params: Params,
+    seen: Option<Seen>,
+}
+
+impl Elector {
+    #[must_use]
+    pub fn new(api: Api<Lease>, params: Params) -> Self {
+        Self { api, params, seen: None }
+    }
+
+    /// Resolves with `true` once we lead, or with `false` if `stop` fires first.
+    pub async fn acquire(&mut self, stop: &CancellationToken) -> bool {
+        let mut warned = false;
+        loop {
+            match self.acquire_or_renew().await {
+                Ok(true) => return true,
+                Ok(false) => {
+                    if !std::mem::replace(&mut warned, true) {
+                        let holder = self.seen.as_ref().and_then(|seen| seen.spec.holder_identity.clone());
+                        tracing::info!(holder, "another replica leads; standing by");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, lease = self.params.name, "could not acquire the lease"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = sleep(self.params.retry_period) => {}
+            }
+        }
+    }
+
+    /// Holds the lease. Returns when it is lost, or after its release when `done` fires.
+    pub async fn hold(&mut self, done: &CancellationToken) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::select! {
+                () = done.cancelled() => return self.release().await,
+                () = sleep(self.params.retry_period) => {}
+            }
+            let left = self.params.renew_deadline.saturating_sub(renewed.elapsed());
+            match timeout(left, self.acquire_or_renew()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return tracing::error!("another replica has taken the lease"),
+                Ok(Err(error)) => tracing::warn!(%error, "could not renew the lease"),
+                Err(_) => return tracing::error!("the lease could not be renewed in time"),
+            }
+        }
+    }
+
+    async fn acquire_or_renew(&mut self) -> kube::Result<bool> {
+        let now = MicroTime(Timestamp::now());
+        let Some(mut lease) = self.api.get_opt(&self.params.name).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(self.params.name.clone()), ..ObjectMeta::default() },
+                spec: Some(self.claim(LeaseSpec::default(), now)),
+            };
+            let created = self.api.create(&PostParams::default(), &lease).await;
+            return self.commit(created);
+        };
+
+        let spec = lease.spec.take().unwrap_or_default();
+        if self.seen.as_ref().is_none_or(|seen| seen.spec != spec) {
+            self.seen = Some(Seen { spec: spec.clone(), at: Instant::now() });
+        }
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        let expired = self.seen.as_ref().is_some_and(|seen| seen.at.elapsed() >= self.params.lease_duration);
+        if !(holder.is_empty() || holder == self.params.identity || expired) {
+            return Ok(false);
+        }
+
+        lease.spec = Some(self.claim(spec, now));
+        // PUT with the resourceVersion that was read: a concurrent writer turns this into a 409.
+        let replaced = self.api.replace(&self.params.name, &PostParams::default(), &lease).await;
+        self.commit(replaced)
+    }
+
+    fn claim(&self, previous: LeaseSpec, now: MicroTime) -> LeaseSpec {
+        let ours = previous.holder_identity.as_deref() == Some(&self.params.identity);
+        LeaseSpec {
+            holder_identity: Some(self.params.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.params.lease_duration.as_secs()).ok(),
+            acquire_time: if ours { previous.acquire_time } else { Some(now.clone()) },
+            renew_time: Some(now),
+            lease_transitions: Some(previous.lease_transitions.unwrap_or(0) + i32::from(!ours)),
+            ..previous
+        }
+    }
+
+    fn commit(&mut self, written: kube::Result<Lease>) -> kube::Result<bool> {
+        match written {
+            Ok(lease) => {
+                self.seen = Some(Seen { spec: lease.spec.unwrap_or_default(), at: Instant::now() });
+                Ok(true)
+            }
+            // Somebody else was first.
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn release(&self) {
+        let release = async {
+            let mut lease = self.api.get(&self.params.name).await?;
+            if let Some(spec) = lease.spec.as_mut()
+                && spec.holder_identity.as_deref() == Some(&self.params.identity)
+            {
+                spec.holder_identity = None;
+                self.api.replace(&self.params.name, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        match timeout(self.params.retry_period, release).await {
+            Ok(Ok(())) => tracing::info!("released the lease"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not release the lease"),
+            Err(_) => tracing::warn!("could not release the lease in time"),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What the controllers share about talking to Kubernetes.
+
+mod apply;
+mod backoff;
+mod cache;
+mod client;
+mod conditions;
+mod error;
+mod events;
+pub mod lease;
+mod secret_data;
+mod watch;
+mod written;
+
+pub use apply::{Precondition, SecretSpec, apply_secret, apply_status, patch_metadata, remove_secret};
+pub use backoff::Backoff;
+pub use cache::Cache;
+pub use client::connect;
+pub use conditions::{ConditionStatus, Finding, condition, merge};
+pub use error::Error;
+pub use events::{Events, transitions};
+pub use secret_data::SecretData;
+pub use watch::{Watched, metadata_watch, receive};
+pub use written::Written;

@@ -1,0 +1,77 @@
+//! The registration attempt, as an annotation on the OAuthClient.
+//!
+//! `POST` to a registration endpoint is not idempotent. So the intent is persisted before the call, in the same write as
+//! the finalizer, and the attempt is finished when the registration Secret carries its id, or when this annotation says
+//! that it was refused. An attempt that is neither has an unknown outcome: the server may hold a client that nobody knows.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{OAuthClient, annotations};
+
+/// One attempt to register a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    pub id: String,
+    pub started_at: Timestamp,
+    /// Of the OAuthClient: a manifest that was copied brings its annotations along, and they are not about the copy.
+    pub uid: String,
+    /// Set when the server has refused for good, or nothing has been sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// How an attempt ended without a registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    pub reason: String,
+    pub message: String,
+    /// What was tried; the same is not tried again. Absent if time can cure it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_inputs: Option<u64>,
+}
+
+impl Attempt {
+    /// The last attempt of this very object, if it had one.
+    #[must_use]
+    pub fn last(client: &OAuthClient) -> Option<Self> {
+        let attempt: Self = serde_json::from_str(client.annotations().get(annotations::ATTEMPT)?).ok()?;
+        (Some(&attempt.uid) == client.metadata.uid.as_ref()).then_some(attempt)
+    }
+
+    /// The annotation's value.
+    #[must_use]
+    pub fn to_annotation(&self) -> String {
+        // Serialising these fields can't fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::OAuthClientSpec;
+
+    #[test]
+    fn an_attempt_survives_the_annotation_and_is_not_taken_over_by_a_copy() {
+        let attempt = Attempt {
+            id: "a".into(),
+            started_at: Timestamp::UNIX_EPOCH,
+            uid: "u".into(),
+            ended: Some(Ended {
+                reason: "InvalidRedirectUri".into(),
+                message: "no".into(),
+                refused_inputs: Some(u64::MAX),
+            }),
+        };
+        let mut client = OAuthClient::new("shop", OAuthClientSpec::default());
+        client.annotations_mut().insert(annotations::ATTEMPT.into(), attempt.to_annotation());
+        client.metadata.uid = Some("u".into());
+        assert_eq!(Attempt::last(&client), Some(attempt));
+        client.metadata.uid = Some("copy".into());
+        assert_eq!(Attempt::last(&client), None);
+    }
+}

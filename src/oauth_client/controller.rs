@@ -1,0 +1,212 @@
+//! Triggers, and the loop from observation to status. Decides nothing.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::PartialObjectMeta,
+    core::DeserializeGuard,
+    runtime::{
+        controller::{Action, Config},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::{
+    act,
+    observe::{Observed, observe},
+    plan::{Plan, Step, plan},
+    status::{Failure, status},
+};
+use crate::{
+    api::{OAuthClient, OAuthClientStatus, conditions},
+    context::Context,
+    kubernetes::{self, Watched, condition},
+    ops::Outcome,
+};
+
+type Guarded = DeserializeGuard<OAuthClient>;
+
+/// No pass needs as many; a loop would.
+const MOST_STEPS: usize = 16;
+/// After somebody else's write came in between.
+const AFTER_CONFLICT: Duration = Duration::from_millis(200);
+
+/// What happened to the objects around the clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// A TokenProfile, by namespace and name.
+    Profile(String, String),
+    /// The DcrPolicies of a namespace.
+    Policies(String),
+    /// The labels of a namespace.
+    Namespace(String),
+}
+
+/// Runs until the context's token stops it. `secrets` are the operator's own Secrets as they change.
+pub async fn run(
+    context: Arc<Context>,
+    watched: Watched<OAuthClient>,
+    secrets: impl Stream<Item = Result<PartialObjectMeta<Secret>, watcher::Error>> + Send + 'static,
+    changes: UnboundedReceiver<Changes>,
+) {
+    let config = Config::default().concurrency(context.settings.workers);
+    watched
+        .controller()
+        .with_config(config)
+        .owns_stream(secrets)
+        .reconcile_on(concerned(Arc::clone(&context), changes))
+        .graceful_shutdown_on(context.stop.clone().cancelled_owned())
+        .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
+        .for_each(async |_| {})
+        .await;
+}
+
+/// The clients that a change is about.
+fn concerned(
+    context: Arc<Context>,
+    changes: UnboundedReceiver<Changes>,
+) -> impl Stream<Item = ObjectRef<Guarded>> + Send {
+    kubernetes::receive(changes).flat_map(move |change| {
+        stream::iter(context.clients.filter_map(|client| {
+            let home = client.namespace().unwrap_or_default();
+            let reference = &client.spec.profile_ref;
+            let profile_namespace = reference.namespace.as_ref().unwrap_or(&home);
+            let concerned = match &change {
+                Changes::Profile(namespace, name) => profile_namespace == namespace && reference.name == *name,
+                Changes::Policies(namespace) => profile_namespace == namespace,
+                Changes::Namespace(namespace) => home == *namespace,
+            };
+            concerned.then(|| ObjectRef::new(&client.name_any()).within(&home))
+        }))
+    })
+}
+
+#[tracing::instrument(skip_all, fields(client = format!("{}/{}", guarded.namespace().unwrap_or_default(), guarded.name_any())))]
+async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Infallible> {
+    let client = match &guarded.0 {
+        Ok(client) => client.clone(),
+        Err(error) => {
+            tracing::error!(%error, "the OAuthClient does not fit the schema; update the CRDs");
+            return Ok(Action::await_change());
+        }
+    };
+    let uid = client.uid().unwrap_or_default();
+    match pass(&context, client).await {
+        Ok(action) => Ok(action),
+        Err(error) => {
+            if matches!(error, kubernetes::Error::Conflict { .. }) {
+                context.written.suspect(&uid);
+                tracing::debug!(%error, "looking again");
+                return Ok(Action::requeue(AFTER_CONFLICT));
+            }
+            tracing::warn!(%error, reason = error.reason(), "the Kubernetes API fails; trying again");
+            context.metrics.reconciled("OAuthClient", Outcome::Retrying, error.reason());
+            // Not the object's fault: its own delays stay as they are.
+            Ok(Action::requeue(Duration::from_secs(1).mul_f64(1.0 + fastrand::f64() * 4.0)))
+        }
+    }
+}
+
+/// One look at a client: steps until there is none, then the status.
+async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernetes::Error> {
+    let Some(client) = fresh(context, client).await? else { return Ok(Action::await_change()) };
+    let uid = client.uid().unwrap_or_default();
+    let mut observed = observe(context, client).await?;
+    let mut failed: Option<(Step, act::Error)> = None;
+    let mut planned = plan(&observed, Timestamp::now());
+    for _ in 0..MOST_STEPS {
+        let Some(step) = planned.step.clone() else { break };
+        match act::act(context, &observed, step.clone()).await {
+            Ok(change) => observed.apply(change),
+            Err(act::Error::Kubernetes(error @ kubernetes::Error::Conflict { .. })) => return Err(error),
+            Err(error) => {
+                failed = Some((step, error));
+                break;
+            }
+        }
+        planned = plan(&observed, Timestamp::now());
+    }
+    if observed.client.finalizers().is_empty() && observed.client.meta().deletion_timestamp.is_some() {
+        context.client_backoff.forget(&uid);
+        context.written.forget(&uid);
+        return Ok(Action::await_change());
+    }
+
+    let now = Timestamp::now();
+    let delay = match &failed {
+        Some((step, error)) => {
+            tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
+            context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+        }
+        None => {
+            if observed.not_before.is_none_or(|not_before| not_before <= now) {
+                context.client_backoff.forget(&uid);
+            }
+            planned.requeue_after
+        }
+    };
+    let failure = failed.as_ref().map(|(step, error)| Failure::new(step, error));
+    let status = status(&observed, &planned, failure.as_ref(), now);
+    report(context, &planned, failure.as_ref(), &status);
+    if observed.client.status.as_ref() != Some(&status) {
+        announce(context, &observed, &status).await;
+        act::write_status(context, &observed, &status).await?;
+    }
+    Ok(delay.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// The client, read afresh if the watch may lag behind our own last write to it.
+async fn fresh(context: &Context, client: OAuthClient) -> Result<Option<OAuthClient>, kubernetes::Error> {
+    if !context.written.may_be_stale(&client) {
+        return Ok(Some(client));
+    }
+    let (namespace, name) = (client.namespace().unwrap_or_default(), client.name_any());
+    let read = Api::<OAuthClient>::namespaced(context.client.clone(), &namespace)
+        .get_opt(&name)
+        .await
+        .map_err(|error| kubernetes::Error::new(format!("could not read OAuthClient {namespace}/{name}"), error))?;
+    match &read {
+        Some(client) => context.written.note(client),
+        None => context.written.forget(&client.uid().unwrap_or_default()),
+    }
+    Ok(read)
+}
+
+fn report(context: &Context, plan: &Plan, failure: Option<&Failure>, status: &OAuthClientStatus) {
+    let ready = condition(&status.conditions, conditions::READY);
+    let outcome = if plan.stalled || failure.is_some_and(|failure| failure.stalled) {
+        Outcome::Stalled
+    } else if failure.is_some() {
+        Outcome::Retrying
+    } else if ready.is_some_and(|ready| ready.status == "True") {
+        Outcome::Done
+    } else {
+        Outcome::Waiting
+    };
+    context.metrics.reconciled("OAuthClient", outcome, ready.map_or("", |ready| &ready.reason));
+}
+
+/// Events for what has turned: every warning, and the one piece of good news.
+async fn announce(context: &Context, observed: &Observed, status: &OAuthClientStatus) {
+    let old = observed.client.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let types = [conditions::ACCEPTED, conditions::REGISTERED, conditions::IN_SYNC, conditions::SECRET_SYNCED];
+    let about = observed.client.object_ref(&());
+    let mut warned = Vec::new();
+    for news in kubernetes::transitions(old, &status.conditions, &types) {
+        if news.status == "False" {
+            // One cause may turn several conditions; it is one event.
+            if !warned.contains(&news.reason.as_str()) {
+                warned.push(&news.reason);
+                context.events.warning(&about, &news.reason, &news.message).await;
+            }
+        } else if news.type_ == conditions::REGISTERED {
+            context.events.normal(&about, &news.reason, &news.message).await;
+        }
+    }
+}

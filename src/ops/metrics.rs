@@ -1,0 +1,164 @@
+//! Metrics. Labels have few values: never an object's name, never a text from a server.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// How a pass over an object ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// As the spec asks for.
+    Done,
+    /// Something else must happen first.
+    Waiting,
+    /// Failed; will be tried again.
+    Retrying,
+    /// Failed; needs a change by somebody.
+    Stalled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileLabels {
+    kind: &'static str,
+    outcome: Outcome,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    operation: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabels {
+    operation: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: &'static str,
+}
+
+type Durations = Family<OperationLabels, Histogram, fn() -> Histogram>;
+
+/// All metrics; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    reconciles: Family<ReconcileLabels, Counter>,
+    kubernetes_requests: Family<RequestLabels, Counter>,
+    kubernetes_durations: Durations,
+    server_requests: Family<ServerLabels, Counter>,
+    server_durations: Durations,
+    possible_orphans: Counter,
+    orphans: Counter,
+}
+
+fn durations() -> Histogram {
+    Histogram::new([0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut root = Registry::with_prefix("dcr_operator");
+        let registry = &mut root;
+        let reconciles = Family::default();
+        registry.register("reconciles", "Passes over an object, by kind, outcome and reason", reconciles.clone());
+        let kubernetes_requests = Family::default();
+        registry.register(
+            "kubernetes_requests",
+            "Requests to the Kubernetes API, by operation and HTTP status (0 = no answer)",
+            kubernetes_requests.clone(),
+        );
+        let kubernetes_durations = Durations::new_with_constructor(durations);
+        registry.register_with_unit(
+            "kubernetes_request_duration",
+            "Time until the Kubernetes API began its answer",
+            Unit::Seconds,
+            kubernetes_durations.clone(),
+        );
+        let server_requests = Family::default();
+        registry.register(
+            "server_requests",
+            "Calls to authorization servers, by operation and result (Success or the reason of the failure)",
+            server_requests.clone(),
+        );
+        let server_durations = Durations::new_with_constructor(durations);
+        registry.register_with_unit(
+            "server_request_duration",
+            "Time that calls to authorization servers took",
+            Unit::Seconds,
+            server_durations.clone(),
+        );
+        let possible_orphans = Counter::default();
+        registry.register(
+            "possible_orphans",
+            "Registration attempts whose answer never arrived: the server may hold a client that nobody knows",
+            possible_orphans.clone(),
+        );
+        let orphans = Counter::default();
+        registry.register(
+            "orphans",
+            "Registrations that were left on a server because they could not be removed",
+            orphans.clone(),
+        );
+        Self(Arc::new(Inner {
+            registry: root,
+            reconciles,
+            kubernetes_requests,
+            kubernetes_durations,
+            server_requests,
+            server_durations,
+            possible_orphans,
+            orphans,
+        }))
+    }
+}
+
+impl Metrics {
+    /// A pass has ended; `reason` is the reason of the `Ready` condition.
+    pub fn reconciled(&self, kind: &'static str, outcome: Outcome, reason: &str) {
+        let labels = ReconcileLabels { kind, outcome, reason: reason.to_owned() };
+        self.0.reconciles.get_or_create(&labels).inc();
+    }
+
+    /// The Kubernetes API has answered (or not: status 0).
+    pub fn kubernetes_request(&self, operation: &'static str, status: u16, took: Duration) {
+        self.0.kubernetes_requests.get_or_create(&RequestLabels { operation, status }).inc();
+        self.0.kubernetes_durations.get_or_create(&OperationLabels { operation }).observe(took.as_secs_f64());
+    }
+
+    /// A call to an authorization server has ended; `result` is `Success` or the error's reason.
+    pub fn server_request(&self, operation: &'static str, result: &'static str, took: Duration) {
+        self.0.server_requests.get_or_create(&ServerLabels { operation, result }).inc();
+        self.0.server_durations.get_or_create(&OperationLabels { operation }).observe(took.as_secs_f64());
+    }
+
+    /// A registration attempt is without an answer for good.
+    pub fn possible_orphan(&self) {
+        self.0.possible_orphans.inc();
+    }
+
+    /// A registration stays on a server though nobody wants it.
+    pub fn orphan(&self) {
+        self.0.orphans.inc();
+    }
+
+    /// The page, in OpenMetrics text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut page, &self.0.registry);
+        page
+    }
+}

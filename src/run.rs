@@ -1,0 +1,330 @@
+//! From flags to running controllers, and back: client, lease, watches, controllers, admin server, and the stop order.
+
+use std::{collections::HashMap, io, process::ExitCode, sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::join_all};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Namespace, Secret},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::PartialObjectMeta,
+    core::NamespaceResourceScope,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, Store},
+        watcher,
+    },
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{DcrPolicy, OAuthClient, OPERATOR, TokenProfile, labels},
+    cli::RunArgs,
+    context::{Context, Settings},
+    dcr_policy,
+    kubernetes::{self, Backoff, Cache, Events, Watched, Written, lease, metadata_watch},
+    oauth_client::{self, Changes},
+    ops::{self, Health, Metrics},
+    token_profile::{self, Connections, Findings},
+};
+
+/// What is in flight may take this long after a stop; Kubernetes kills after 30 s unless told otherwise.
+const GRACE: Duration = Duration::from_secs(25);
+/// The first delay after a failure, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Exit code for a configuration that can't work.
+const MISCONFIGURED: u8 = 2;
+
+/// Runs the operator until SIGTERM or SIGINT, or until the lease is lost.
+pub async fn run(args: RunArgs) -> ExitCode {
+    let RunArgs {
+        namespaces,
+        leader_elect,
+        lease_namespace,
+        admin_address,
+        workers,
+        deletion_timeout,
+        allow_insecure_http,
+        log_format,
+        log_level,
+    } = args;
+    ops::init_telemetry(log_format, &log_level);
+    let metrics = Metrics::default();
+    let client = match kubernetes::connect(metrics.clone()).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::error!(%error, "no cluster: set KUBECONFIG, or run in a pod with a ServiceAccount");
+            return ExitCode::from(MISCONFIGURED);
+        }
+    };
+    let stop = CancellationToken::new();
+    if let Err(error) = stop_on_signal(stop.clone()) {
+        tracing::error!(%error, "no signal handler");
+        return ExitCode::FAILURE;
+    }
+    let health = Health::default();
+    let admin_done = CancellationToken::new();
+    let mut admin = tokio::spawn(ops::serve(admin_address, health.clone(), metrics.clone(), admin_done.clone()));
+
+    let settings = Settings { allow_insecure_http, deletion_timeout, workers };
+    let lease_namespace = lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let work = lead(client, settings, namespaces, leader_elect.then_some(lease_namespace), health, metrics, stop);
+    let code = tokio::select! {
+        code = work => code,
+        served = &mut admin => {
+            match served {
+                Ok(Err(error)) => tracing::error!(%error, %admin_address, "can't serve there: choose another --admin-address"),
+                other => tracing::error!(?other, "the admin server has ended"),
+            }
+            return ExitCode::from(MISCONFIGURED);
+        }
+    };
+    admin_done.cancel();
+    // An open connection must not hold up the exit.
+    let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+    code
+}
+
+/// Waits for the lease, works while it is held, and lets go of it last.
+async fn lead(
+    client: Client,
+    settings: Settings,
+    namespaces: Vec<String>,
+    lease_namespace: Option<String>,
+    health: Health,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> ExitCode {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, ?namespaces, "starting");
+    health.started();
+    let released = CancellationToken::new();
+    let lease: Option<JoinHandle<()>> = match lease_namespace {
+        None => None,
+        Some(namespace) => {
+            let mut elector = lease::Elector::new(
+                Api::<Lease>::namespaced(client.clone(), &namespace),
+                lease::Params {
+                    name: OPERATOR.into(),
+                    identity: identity(),
+                    lease_duration: Duration::from_secs(15),
+                    renew_deadline: Duration::from_secs(10),
+                    retry_period: Duration::from_secs(2),
+                },
+            );
+            if !elector.acquire(&stop).await {
+                return ExitCode::SUCCESS;
+            }
+            let released = released.clone();
+            Some(tokio::spawn(async move { elector.hold(&released).await }))
+        }
+    };
+    tracing::info!("leading");
+    health.leading();
+
+    // Fires on a signal and on a lost lease alike: the controllers finish what is in flight.
+    let drain = stop.child_token();
+    let mut work = tokio::spawn(control(client, settings, namespaces, metrics, health.clone(), drain.clone()));
+    let lost = async {
+        match lease {
+            Some(lease) => lease.await.unwrap_or_default(),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(lost);
+    let code = tokio::select! {
+        () = &mut lost => {
+            tracing::error!("the lease is lost: another replica may be working already");
+            ExitCode::FAILURE
+        }
+        () = stop.cancelled() => ExitCode::SUCCESS,
+        _ = &mut work => {
+            tracing::error!("a controller has ended unasked");
+            return ExitCode::FAILURE;
+        }
+    };
+    health.stopping();
+    drain.cancel();
+    tracing::info!("stopping: finishing what is in flight");
+    let drained = tokio::time::timeout(GRACE, work).await.is_ok();
+    if !drained {
+        tracing::error!("what was in flight could not be finished in time; unfinished attempts will be reported");
+    }
+    if code == ExitCode::SUCCESS {
+        released.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(3), lost).await;
+    }
+    tracing::info!("stopped");
+    if drained { code } else { ExitCode::FAILURE }
+}
+
+/// Watches and controls, until `stop`.
+async fn control(
+    client: Client,
+    settings: Settings,
+    namespaces: Vec<String>,
+    metrics: Metrics,
+    health: Health,
+    stop: CancellationToken,
+) {
+    let scopes: Vec<Option<String>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    let (senders, receivers): (Vec<_>, Vec<_>) = scopes.iter().map(|_| unbounded_channel()).unzip();
+    let changes = Arc::new(senders);
+    let watches: Vec<Watches> =
+        scopes.iter().map(|scope| Watches::start(&client, scope.as_deref(), &changes)).collect();
+    let namespaces = watch_namespaces(&client, changes);
+
+    let context = Arc::new(Context {
+        clients: Cache::new(watches.iter().map(|watches| watches.clients.store.clone()).collect()),
+        profiles: Cache::new(watches.iter().map(|watches| watches.profiles.store.clone()).collect()),
+        policies: Cache::new(watches.iter().map(|watches| watches.policies.store.clone()).collect()),
+        namespaces,
+        connections: Connections::new(client.clone(), settings.allow_insecure_http),
+        findings: Findings::default(),
+        events: Events::new(client.clone(), std::env::var("POD_NAME").ok()),
+        metrics,
+        client_backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+        profile_backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+        written: Written::default(),
+        stop: stop.clone(),
+        settings,
+        client,
+    });
+    let synced = async {
+        context.clients.ready().await;
+        context.profiles.ready().await;
+        context.policies.ready().await;
+        // Fails only if the watch has ended, and then so does the process.
+        let _ = context.namespaces.wait_until_ready().await;
+    };
+    tokio::select! {
+        () = synced => {}
+        () = stop.cancelled() => return,
+    }
+    tracing::info!("the watches have delivered their first lists");
+    health.synced();
+    let controllers = watches
+        .into_iter()
+        .zip(&scopes)
+        .zip(receivers)
+        .map(|((watches, scope), changes)| watches.run(Arc::clone(&context), scope.as_deref(), changes));
+    join_all(controllers).await;
+}
+
+type Senders = Arc<Vec<UnboundedSender<Changes>>>;
+
+fn tell(senders: &Senders, change: &Changes) {
+    for sender in senders.iter() {
+        // Nobody listens any more: the process is stopping.
+        let _ = sender.send(change.clone());
+    }
+}
+
+/// The watches of one namespace, or of all.
+struct Watches {
+    clients: Watched<OAuthClient>,
+    profiles: Watched<TokenProfile>,
+    policies: Watched<DcrPolicy>,
+}
+
+impl Watches {
+    fn start(client: &Client, scope: Option<&str>, changes: &Senders) -> Self {
+        let mut digests = HashMap::new();
+        let of_profiles = Arc::clone(changes);
+        let of_policies = Arc::clone(changes);
+        Self {
+            clients: Watched::start(api(client, scope), |_, _| {}),
+            profiles: Watched::start(api(client, scope), move |profile: &TokenProfile, gone| {
+                let key = (profile.namespace().unwrap_or_default(), profile.name_any());
+                let digest = (!gone).then(|| token_profile::digest(profile));
+                // A profile's count of clients changes with each of them, and is no news to them.
+                if digests.insert(key.clone(), digest) != Some(digest) {
+                    tell(&of_profiles, &Changes::Profile(key.0, key.1));
+                }
+            }),
+            policies: Watched::start(api(client, scope), {
+                let mut specs = HashMap::new();
+                move |policy: &DcrPolicy, gone| {
+                    let namespace = policy.namespace().unwrap_or_default();
+                    let generation = (!gone).then_some((policy.uid(), policy.metadata.generation));
+                    if specs.insert((namespace.clone(), policy.name_any()), generation.clone()) != Some(generation) {
+                        tell(&of_policies, &Changes::Policies(namespace));
+                    }
+                }
+            }),
+        }
+    }
+
+    async fn run(self, context: Arc<Context>, scope: Option<&str>, changes: UnboundedReceiver<Changes>) {
+        let secrets = |labels: &str| metadata_watch(api::<PartialObjectMeta<Secret>>(&context.client, scope), labels);
+        let credentials = secrets(&format!("{}=true", labels::CREDENTIALS));
+        let own = secrets(&format!("{}={OPERATOR}", labels::MANAGED_BY));
+        tokio::join!(
+            token_profile::run(Arc::clone(&context), self.profiles, credentials),
+            dcr_policy::run(Arc::clone(&context), self.policies),
+            oauth_client::run(Arc::clone(&context), self.clients, own, changes),
+        );
+    }
+}
+
+fn api<K>(client: &Client, scope: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    match scope {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// The labels of all namespaces, for selectors.
+fn watch_namespaces(client: &Client, changes: Senders) -> Store<PartialObjectMeta<Namespace>> {
+    let (store, writer) = reflector::store();
+    let mut labels = HashMap::new();
+    let mut events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .modify(|namespace| namespace.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .boxed();
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(namespace) => {
+                    let (name, now) = (namespace.name_any(), namespace.labels().clone());
+                    if labels.insert(name.clone(), now.clone()).is_some_and(|before| before != now) {
+                        tell(&changes, &Changes::Namespace(name));
+                    }
+                }
+                Err(error) => tracing::warn!(%error, kind = "Namespace", "the watch was cut; watching again"),
+            }
+        }
+    });
+    store
+}
+
+/// Unique to this process: two replicas must never take each other for themselves.
+fn identity() -> String {
+    let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| OPERATOR.into());
+    format!("{name}_{}", uuid::Uuid::new_v4())
+}
+
+fn stop_on_signal(stop: CancellationToken) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! From a TokenProfile to a server that can be called: its trust, its limits, its credential.
+//!
+//! Credentials are read when they are needed and never kept: what changes in a Secret counts from the next call on.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, Client, ResourceExt};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{
+    api::{self, CaBundleKind, CaBundleRef, SecretKeyRef, TokenProfile, labels, reasons},
+    dcr, kubernetes,
+    retry::Retry,
+};
+
+/// What the operator shows to get an initial access token, or the token itself.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// Registration is open.
+    NotRequired,
+    /// A fresh token is fetched for each attempt.
+    ClientCredentials(dcr::ClientCredentials),
+    /// A token that was issued beforehand.
+    BearerToken(SecretString),
+}
+
+impl Credential {
+    /// Feeds what the credential is made of to a hasher, to notice changes.
+    pub(super) fn hash(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        match self {
+            Self::NotRequired => {}
+            Self::ClientCredentials(client) => client.client_secret.expose_secret().hash(hasher),
+            Self::BearerToken(token) => token.expose_secret().hash(hasher),
+        }
+    }
+}
+
+/// Why a profile can't be used as it is.
+#[derive(thiserror::Error, Debug)]
+pub enum Error {
+    #[error("{kind} {namespace}/{name} does not exist")]
+    NotFound { kind: &'static str, namespace: String, name: String },
+    #[error("{kind} {namespace}/{name} has no key {key:?}")]
+    KeyNotFound { kind: &'static str, namespace: String, name: String, key: String },
+    #[error(
+        "Secret {namespace}/{name} does not carry the label {}: \"true\", by which its owner allows the operator to use it",
+        labels::CREDENTIALS
+    )]
+    NotLabelled { namespace: String, name: String },
+    #[error("key {key:?} of {kind} {namespace}/{name} is empty or not text")]
+    NotText { kind: &'static str, namespace: String, name: String, key: String },
+    #[error(transparent)]
+    Server(#[from] dcr::Error),
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::Error),
+}
+
+impl Error {
+    /// The reason for conditions, events and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } | Self::KeyNotFound { .. } | Self::NotText { .. } => reasons::SECRET_NOT_FOUND,
+            Self::NotLabelled { .. } => reasons::SECRET_NOT_LABELLED,
+            Self::Server(error) => error.reason(),
+            Self::Kubernetes(error) => error.reason(),
+        }
+    }
+
+    /// What may cure it. Secrets are watched once they carry the label; a missing one may appear without it.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Server(error) => error.retry(),
+            Self::Kubernetes(error) => error.retry(),
+            _ => Retry::Backoff,
+        }
+    }
+}
+
+/// Servers by profile, so that all clients of a profile share its connections and limits.
+pub struct Connections {
+    client: Client,
+    allow_insecure_http: bool,
+    servers: Mutex<HashMap<String, (dcr::ServerOptions, dcr::Server)>>,
+}
+
+impl Connections {
+    #[must_use]
+    pub fn new(client: Client, allow_insecure_http: bool) -> Self {
+        Self { client, allow_insecure_http, servers: Mutex::default() }
+    }
+
+    /// The server of a profile, with these certificates as its only trust if given.
+    ///
+    /// # Errors
+    /// [`Error::Server`] if the certificates are unusable.
+    pub fn server(&self, profile: &TokenProfile, ca_bundle: Option<Vec<u8>>) -> Result<dcr::Server, Error> {
+        let limits = &profile.spec.limits;
+        let options = dcr::ServerOptions {
+            ca_bundle,
+            allow_insecure_http: self.allow_insecure_http,
+            request_timeout: limits.request_timeout.into(),
+            max_concurrent_requests: limits.max_concurrent_requests.into(),
+            requests_per_second: limits.requests_per_second.into(),
+        };
+        let uid = profile.uid().unwrap_or_default();
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, server)) = servers.get(&uid)
+            && *known == options
+        {
+            return Ok(server.clone());
+        }
+        let server = dcr::Server::new(&options)?;
+        servers.insert(uid, (options, server.clone()));
+        Ok(server)
+    }
+
+    /// A server without a profile: only to remove a registration whose profile is gone.
+    ///
+    /// # Errors
+    /// [`Error::Server`] if the certificates are unusable.
+    pub fn bare_server(&self, ca_bundle: Option<Vec<u8>>) -> Result<dcr::Server, Error> {
+        let limits = api::Limits::default();
+        Ok(dcr::Server::new(&dcr::ServerOptions {
+            ca_bundle,
+            allow_insecure_http: self.allow_insecure_http,
+            request_timeout: limits.request_timeout.into(),
+            max_concurrent_requests: 1,
+            requests_per_second: 0,
+        })?)
+    }
+
+    /// Forgets the server of a profile that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// The certificates that the profile trusts; `None` = the operator's own trust store.
+    ///
+    /// # Errors
+    /// If the object or its key is missing, or a Secret is not labelled.
+    pub async fn ca_bundle(&self, profile: &TokenProfile) -> Result<Option<Vec<u8>>, Error> {
+        let Some(reference) = profile.spec.tls.as_ref().and_then(|tls| tls.ca_bundle_ref.as_ref()) else {
+            return Ok(None);
+        };
+        let namespace = profile.namespace().unwrap_or_default();
+        let CaBundleRef { kind, name, key } = reference;
+        match kind {
+            CaBundleKind::Secret => self.secret_value(&namespace, name, key).await.map(Some),
+            CaBundleKind::ConfigMap => {
+                let kind = "ConfigMap";
+                let map = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace)
+                    .get_opt(name)
+                    .await
+                    .map_err(|error| {
+                        kubernetes::Error::new(format!("could not read ConfigMap {namespace}/{name}"), error)
+                    })?
+                    .ok_or_else(|| Error::NotFound { kind, namespace: namespace.clone(), name: name.clone() })?;
+                let missing = || Error::KeyNotFound { kind, namespace, name: name.clone(), key: key.clone() };
+                map.data.unwrap_or_default().remove(key).map(|pem| Some(pem.into_bytes())).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// The credential of the profile, freshly read.
+    ///
+    /// # Errors
+    /// If the Secret or its key is missing, or it is not labelled.
+    pub async fn credential(&self, profile: &TokenProfile) -> Result<Credential, Error> {
+        let Some(source) = &profile.spec.initial_access_token else {
+            return Ok(Credential::NotRequired);
+        };
+        let namespace = profile.namespace().unwrap_or_default();
+        if let Some(client) = &source.client_credentials {
+            let client_secret = self.secret_text(&namespace, &client.secret_ref, "client-secret").await?;
+            return Ok(Credential::ClientCredentials(dcr::ClientCredentials {
+                client_id: client.client_id.clone(),
+                client_secret,
+                scope: Some(client.scope.clone()).filter(|scope| !scope.is_empty()),
+                auth_method: match client.auth_method {
+                    api::ClientAuthMethod::ClientSecretBasic => dcr::ClientAuthMethod::ClientSecretBasic,
+                    api::ClientAuthMethod::ClientSecretPost => dcr::ClientAuthMethod::ClientSecretPost,
+                },
+                parameters: client.parameters.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+            }));
+        }
+        match &source.bearer_token {
+            Some(bearer) => {
+                Ok(Credential::BearerToken(self.secret_text(&namespace, &bearer.secret_ref, "token").await?))
+            }
+            None => Ok(Credential::NotRequired),
+        }
+    }
+
+    async fn secret_text(&self, namespace: &str, reference: &SecretKeyRef, key: &str) -> Result<SecretString, Error> {
+        let key = reference.key.as_deref().unwrap_or(key);
+        let value = self.secret_value(namespace, &reference.name, key).await?;
+        // Files end with a line break, and `kubectl create secret --from-file` keeps it.
+        let text = String::from_utf8(value).ok().map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        text.filter(|text| !text.is_empty()).map(SecretString::from).ok_or_else(|| Error::NotText {
+            kind: "Secret",
+            namespace: namespace.to_owned(),
+            name: reference.name.clone(),
+            key: key.to_owned(),
+        })
+    }
+
+    async fn secret_value(&self, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, Error> {
+        let (namespace, name, key) = (namespace.to_owned(), name.to_owned(), key.to_owned());
+        let kind = "Secret";
+        let secret = Api::<Secret>::namespaced(self.client.clone(), &namespace)
+            .get_opt(&name)
+            .await
+            .map_err(|error| kubernetes::Error::new(format!("could not read Secret {namespace}/{name}"), error))?;
+        let Some(secret) = secret else { return Err(Error::NotFound { kind, namespace, name }) };
+        if secret.labels().get(labels::CREDENTIALS).map(String::as_str) != Some("true") {
+            return Err(Error::NotLabelled { namespace, name });
+        }
+        match secret.data.unwrap_or_default().remove(&key) {
+            Some(value) => Ok(value.0),
+            None => Err(Error::KeyNotFound { kind, namespace, name, key }),
+        }
+    }
+}

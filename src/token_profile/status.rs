@@ -1,0 +1,59 @@
+//! The status of a profile, from what was observed and planned. Pure.
+
+use jiff::Timestamp;
+
+use super::{observe::Observed, plan::Plan};
+use crate::{
+    api::{TokenProfileStatus, conditions, reasons},
+    kubernetes::{Finding, condition, merge},
+};
+
+/// The status to write, if it differs from the one that is there.
+#[must_use]
+pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileStatus {
+    let profile = &observed.profile;
+    let old = profile.status.clone().unwrap_or_default();
+    let generation = profile.metadata.generation;
+    let endpoints = plan.endpoints.clone();
+
+    let findings = if profile.spec.suspend {
+        let kept = |type_: &'static str| {
+            let finding = condition(&old.conditions, type_).map_or_else(
+                || Finding::unknown(reasons::SUSPENDED, "the profile is suspended (spec.suspend)"),
+                Finding::of,
+            );
+            (type_, finding)
+        };
+        vec![
+            (conditions::READY, Finding::no(reasons::SUSPENDED, "the profile is suspended (spec.suspend)")),
+            kept(conditions::DISCOVERY_RESOLVED),
+            kept(conditions::CREDENTIALS_VALID),
+        ]
+    } else {
+        let ready = [&plan.discovery, &plan.credentials]
+            .into_iter()
+            .find(|finding| !finding.is_true())
+            .map_or_else(|| Finding::yes(reasons::READY, "clients can be registered"), Finding::clone);
+        let mut findings = vec![(conditions::READY, ready.clone())];
+        findings.push((conditions::DISCOVERY_RESOLVED, plan.discovery.clone()));
+        findings.push((conditions::CREDENTIALS_VALID, plan.credentials.clone()));
+        if plan.stalled {
+            findings.push((conditions::STALLED, Finding::yes(&ready.reason, ready.message)));
+        } else if !ready.is_true() {
+            findings.push((conditions::RECONCILING, Finding::yes(reasons::PROGRESSING_WITH_RETRY, ready.message)));
+        }
+        findings
+    };
+
+    TokenProfileStatus {
+        observed_generation: generation,
+        issuer: endpoints.issuer,
+        token_endpoint: endpoints.token,
+        registration_endpoint: endpoints.registration,
+        authorization_endpoint: endpoints.authorization,
+        jwks_uri: endpoints.jwks,
+        userinfo_endpoint: endpoints.userinfo,
+        clients: Some(observed.clients),
+        conditions: merge(&old.conditions, findings, generation, now),
+    }
+}

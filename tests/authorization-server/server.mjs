@@ -1,0 +1,267 @@
+/**
+ * A token service that registers clients, for the tests: the registrar gets an initial access token by the client
+ * credentials grant with the scope `dcr`, and that token serves for one registration.
+ *
+ * Environment:
+ *   PORT                         0 or absent: a free one
+ *   TLS_CERT, TLS_KEY            PEM files; both given: https
+ *   ISSUER                       default: the address listened on
+ *   REGISTRAR_SECRET             of the clients `server` (client_secret_basic) and `server-post` (client_secret_post)
+ *   INITIAL_ACCESS_TOKEN_TTL     seconds, default 300
+ *   STATIC_INITIAL_ACCESS_TOKEN  a token that registers any number of clients
+ *   OPEN_REGISTRATION=1          no token is needed
+ *   UNMANAGED=1                  answers carry no registration access token: clients are never read or changed again
+ *   EXIT_WITH_STDIN=1            ends when standard input does
+ *
+ * Once ready it prints one line: {"issuer": …, "control": …}. At the control address:
+ *   GET  /clients              the registered clients as stored
+ *   GET  /requests             counters; `register` counts clients made, `registerRefused` the refusals,
+ *                              the others every request whatever its answer
+ *   POST /clients/{id}/forget  loses a client and its registration access tokens
+ *   POST /registrar-secret     the body is the registrar's new secret
+ */
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import { text } from 'node:stream/consumers';
+
+import Provider, { errors } from 'oidc-provider';
+
+import { createStorage } from './storage.mjs';
+
+const { env } = process;
+const HOST = '127.0.0.1';
+const REGISTRAR_SCOPE = 'dcr';
+const REGISTRARS = { server: 'client_secret_basic', 'server-post': 'client_secret_post' };
+
+// The package writes notices to standard output, which belongs to the line that tells we are ready.
+console.info = () => {};
+
+const storage = createStorage();
+
+const requests = {
+  token: 0,
+  register: 0,
+  registerRefused: 0,
+  read: 0,
+  update: 0,
+  delete: 0,
+  initialTokensIssued: 0,
+  initialTokensReused: 0,
+};
+
+const isRegistrarScope = (scope) => String(scope).split(' ').includes(REGISTRAR_SCOPE);
+
+const signingKey = (type, options) => ({
+  ...generateKeyPairSync(type, options).privateKey.export({ format: 'jwk' }),
+  use: 'sig',
+});
+
+function configuration() {
+  const hour = 3600;
+  const secret = env.REGISTRAR_SECRET || 'server-secret';
+  return {
+    adapter: storage,
+    jwks: {
+      keys: [
+        signingKey('rsa', { modulusLength: 2048 }),
+        signingKey('ec', { namedCurve: 'P-256' }),
+      ],
+    },
+    cookies: { keys: [randomBytes(32).toString('base64url')] },
+    clients: Object.entries(REGISTRARS).map(([id, method]) => ({
+      client_id: id,
+      client_secret: secret,
+      token_endpoint_auth_method: method,
+      grant_types: ['client_credentials'],
+      response_types: [],
+      redirect_uris: [],
+      scope: REGISTRAR_SCOPE,
+    })),
+    scopes: ['openid', 'profile', 'email', 'offline_access', REGISTRAR_SCOPE],
+    claims: { openid: ['sub'], profile: ['name'], email: ['email', 'email_verified'] },
+    acrValues: ['urn:example:authentication:password', 'urn:example:authentication:one-time-code'],
+    clientDefaults: {
+      grant_types: ['authorization_code', 'refresh_token'],
+      // A client without a scope could ask for any, the registrar's included.
+      scope: 'openid profile email offline_access',
+    },
+    extraClientMetadata: {
+      properties: ['scope'],
+      validator(ctx, name, value) {
+        // There is no request when a stored or a configured client is loaded.
+        if (ctx && isRegistrarScope(value)) {
+          throw new errors.InvalidClientMetadata(`scope must not contain ${REGISTRAR_SCOPE}`);
+        }
+      },
+    },
+    pkce: { required: () => true },
+    renderError(ctx, answer) {
+      ctx.body = answer;
+    },
+    issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
+    findAccount: (ctx, sub) => ({
+      accountId: sub,
+      claims: () => ({
+        sub,
+        name: sub[0].toUpperCase() + sub.slice(1),
+        email: `${sub}@example.com`,
+        email_verified: true,
+      }),
+    }),
+    interactions: { url: (ctx, { uid }) => `/interaction/${uid}` },
+    ttl: {
+      AccessToken: hour,
+      AuthorizationCode: 60,
+      ClientCredentials: Number(env.INITIAL_ACCESS_TOKEN_TTL || 300),
+      Grant: 24 * hour,
+      IdToken: hour,
+      Interaction: hour,
+      RefreshToken: 24 * hour,
+      Session: 24 * hour,
+    },
+    features: {
+      clientCredentials: { enabled: true },
+      devInteractions: { enabled: false },
+      introspection: { enabled: true },
+      registration: {
+        enabled: true,
+        initialAccessToken: env.OPEN_REGISTRATION !== '1',
+        issueRegistrationAccessToken: env.UNMANAGED !== '1',
+      },
+      registrationManagement: { enabled: true, rotateRegistrationAccessToken: true },
+      revocation: { enabled: true },
+    },
+  };
+}
+
+function countRequests(provider) {
+  const registration = provider.pathFor('registration');
+  const management = { GET: 'read', PUT: 'update', DELETE: 'delete' };
+
+  provider.on('client_credentials.saved', (token) => {
+    if (isRegistrarScope(token.scope)) requests.initialTokensIssued += 1;
+  });
+
+  return async (ctx, next) => {
+    await next();
+    if (ctx.path.startsWith(`${registration}/`) && ctx.method in management) {
+      requests[management[ctx.method]] += 1;
+    } else if (ctx.method === 'POST' && ctx.path === registration) {
+      requests[ctx.status === 201 ? 'register' : 'registerRefused'] += 1;
+    } else if (ctx.method === 'POST' && ctx.path === provider.pathFor('token')) {
+      requests.token += 1;
+    }
+  };
+}
+
+/** oidc-provider's initial access tokens register any number of clients; the registrar's are good for one attempt. */
+function spendInitialAccessToken(provider) {
+  const spent = new Set();
+
+  return async (ctx, next) => {
+    if (ctx.method !== 'POST' || ctx.path !== provider.pathFor('registration')) return next();
+
+    const [, presented] = /^bearer ([^ ]+)$/i.exec(ctx.get('authorization')) ?? [];
+    if (spent.has(presented)) requests.initialTokensReused += 1;
+
+    const taken = storage('ClientCredentials').take(presented, ({ scope }) => isRegistrarScope(scope));
+    if (!taken) return next();
+
+    spent.add(presented);
+    const substitute = new provider.InitialAccessToken({ expiresIn: 60 });
+    ctx.req.headers.authorization = `Bearer ${await substitute.save()}`;
+    try {
+      return await next();
+    } finally {
+      await substitute.destroy();
+    }
+  };
+}
+
+/** Logs the user in and grants what the client asks for, showing no page. */
+function logInWithoutAsking(provider) {
+  return async (ctx, next) => {
+    if (ctx.method !== 'GET' || !ctx.path.startsWith('/interaction/')) return next();
+
+    const { params, prompt, session } = await provider.interactionDetails(ctx.req, ctx.res);
+    const accountId = params.login_hint || session?.accountId || 'alice';
+    const grant = new provider.Grant({ accountId, clientId: params.client_id });
+    grant.addOIDCScope(params.scope);
+    if (prompt.details.missingOIDCClaims) grant.addOIDCClaims(prompt.details.missingOIDCClaims);
+
+    const result = {
+      login: { accountId, acr: params.acr_values?.split(' ')[0] },
+      consent: { grantId: await grant.save() },
+    };
+    ctx.status = 303;
+    ctx.redirect(await provider.interactionResult(ctx.req, ctx.res, result));
+  };
+}
+
+function createControl(provider) {
+  const clients = storage('Client');
+  const registrationAccessTokens = storage('RegistrationAccessToken');
+
+  const actions = {
+    'GET /clients': () => clients.values(),
+    'GET /requests': () => requests,
+    'POST /clients/{id}/forget': (req, id) => {
+      clients.deleteWhere(({ client_id: clientId }) => clientId === id);
+      registrationAccessTokens.deleteWhere(({ clientId }) => clientId === id);
+    },
+    'POST /registrar-secret': async (req) => {
+      const secret = (await text(req)).trim();
+      for (const id of Object.keys(REGISTRARS)) {
+        (await provider.Client.find(id)).clientSecret = secret;
+      }
+    },
+  };
+
+  return http.createServer(async (req, res) => {
+    const [, collection, id, verb] = req.url.split('/');
+    const path = ['', collection, id && '{id}', verb].filter((part) => part !== undefined).join('/');
+    const action = actions[`${req.method} ${path}`];
+    if (!action) return res.writeHead(404).end();
+
+    const answer = await action(req, id);
+    if (answer === undefined) return res.writeHead(204).end();
+    return res.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
+  });
+}
+
+async function listen(server, port) {
+  server.listen(port, HOST);
+  await once(server, 'listening');
+  return server.address().port;
+}
+
+const settings = configuration();
+const secure = Boolean(env.TLS_CERT && env.TLS_KEY);
+const server = secure
+  ? https.createServer({ cert: readFileSync(env.TLS_CERT), key: readFileSync(env.TLS_KEY) })
+  : http.createServer();
+
+// The issuer holds the port, which is known only now; nothing below waits until requests can be answered.
+const port = await listen(server, Number(env.PORT || 0));
+const issuer = env.ISSUER || `${secure ? 'https' : 'http'}://${HOST}:${port}`;
+
+const provider = new Provider(issuer, settings);
+provider.use(countRequests(provider));
+provider.use(spendInitialAccessToken(provider));
+provider.use(logInWithoutAsking(provider));
+provider.on('server_error', (ctx, error) => console.error(error));
+server.on('request', provider.callback());
+
+if (env.STATIC_INITIAL_ACCESS_TOKEN) {
+  await new provider.InitialAccessToken({ jti: env.STATIC_INITIAL_ACCESS_TOKEN }).save();
+}
+
+const control = `http://${HOST}:${await listen(createControl(provider), 0)}`;
+
+process.once('SIGTERM', () => process.exit());
+if (env.EXIT_WITH_STDIN === '1') process.stdin.once('close', () => process.exit()).resume();
+
+console.log(JSON.stringify({ issuer, control }));
