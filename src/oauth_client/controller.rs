@@ -97,7 +97,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
         }
     };
     let uid = client.uid().unwrap_or_default();
-    match pass(&context, client).await {
+    match Box::pin(pass(&context, client)).await {
         Ok(action) => Ok(action),
         Err(error) => {
             if matches!(error, kubernetes::Error::Conflict { .. }) {
@@ -139,17 +139,14 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     }
 
     let now = Timestamp::now();
-    let delay = match &failed {
-        Some((step, error)) => {
-            tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
-            context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+    let delay = if let Some((step, error)) = &failed {
+        tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
+        context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+    } else {
+        if observed.not_before.is_none_or(|not_before| not_before <= now) {
+            context.client_backoff.forget(&uid);
         }
-        None => {
-            if observed.not_before.is_none_or(|not_before| not_before <= now) {
-                context.client_backoff.forget(&uid);
-            }
-            planned.requeue_after
-        }
+        planned.requeue_after
     };
     let failure = failed.as_ref().map(|(step, error)| Failure::new(step, error));
     let status = status(&observed, &planned, failure.as_ref(), now);

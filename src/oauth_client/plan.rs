@@ -450,3 +450,6 @@ fn said(observed: &Observed, type_: &str) -> Finding {
 fn until(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A profile that is well is looked at again after this time: endpoints move, and clients lose their rights.
-const RECHECK: Duration = Duration::from_secs(3600);
+const RECHECK: Duration = Duration::from_hours(1);
 
 /// One call to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]

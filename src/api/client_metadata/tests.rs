@@ -93,7 +93,7 @@ fn everything_is_described_and_bounded() {
             }
             Some("string") => assert!(schema["maxLength"].is_u64(), "{path} has no maxLength"),
             Some("integer") => {
-                assert!(schema["minimum"] == 0.0 && schema["maximum"].is_number(), "{path} has no range")
+                assert!(schema["minimum"] == 0.0 && schema["maximum"].is_number(), "{path} has no range");
             }
             Some("boolean") => {}
             Some("object") => assert!(

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long an answer that can't be stored is kept in memory; then the registration is removed again.
-const LONGEST_WAIT_TO_STORE: Duration = Duration::from_secs(600);
+const LONGEST_WAIT_TO_STORE: Duration = Duration::from_mins(10);
 /// The same for a process that has been asked to stop.
 const LONGEST_WAIT_WHEN_STOPPING: Duration = Duration::from_secs(15);
 
