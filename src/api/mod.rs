@@ -99,6 +99,7 @@ pub mod reasons {
     pub const ENDPOINTS_GIVEN: &str = "EndpointsGiven";
     pub const NO_REGISTRATION_ENDPOINT: &str = "NoRegistrationEndpoint";
     pub const TOKEN_OBTAINED: &str = "TokenObtained";
+    pub const TOKEN_REQUEST_REJECTED: &str = "TokenRequestRejected";
     pub const NOT_REQUIRED: &str = "NotRequired";
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
     pub const SECRET_NOT_LABELLED: &str = "SecretNotLabelled";

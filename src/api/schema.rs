@@ -81,7 +81,8 @@ mod tests {
     #[test]
     fn crds_are_committed() {
         for crd in crds() {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").join(format!("{}.yaml", crd.spec.names.plural));
+            let path =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").join(format!("{}.yaml", crd.spec.names.plural));
             let yaml = serde_saphyr::to_string(&crd).unwrap();
             if std::env::var_os("UPDATE_CRDS").is_some() {
                 fs::write(&path, yaml).unwrap();
@@ -126,7 +127,9 @@ mod tests {
                 return; // Kubernetes' own schema.
             }
             match schema.type_.as_deref() {
-                Some("string") => assert!(schema.max_length.is_some() || schema.enum_.is_some(), "{path} has no maxLength"),
+                Some("string") => {
+                    assert!(schema.max_length.is_some() || schema.enum_.is_some(), "{path} has no maxLength")
+                }
                 Some("array") => {
                     assert!(schema.max_items.is_some(), "{path} has no maxItems");
                     assert!(schema.x_kubernetes_list_type.is_some(), "{path} has no list type");

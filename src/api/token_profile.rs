@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -328,6 +328,10 @@ pub struct TokenProfileStatus {
     /// The userinfo endpoint that discovery told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub userinfo_endpoint: Option<String>,
+
+    /// When the token of `bearerToken` ends, where it can be known (a JWT with `exp`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_access_token_expires_at: Option<Time>,
 
     /// How many OAuthClients name this profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -30,4 +30,4 @@ pub use self::error::{Error, Outcome, Refusal, Trouble};
 pub use self::http::{MAX_BODY_BYTES, Server, ServerOptions};
 pub use self::registration::Deleted;
 pub use self::text::{MAX_WORDS_CHARS, Words};
-pub use self::token::{AccessToken, ClientAuthMethod, ClientCredentials};
+pub use self::token::{AccessToken, ClientAuthMethod, ClientCredentials, expires_at};

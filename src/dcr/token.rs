@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
 use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
@@ -57,6 +60,15 @@ pub struct AccessToken {
     pub token: SecretString,
     /// How long it lives, counted from the answer; `None` if the server did not say.
     pub expires_in: Option<Duration>,
+}
+
+/// When a token ends, if it is a JWT that says so (RFC 7519 section 4.1.4). Its signature is not looked at: the server
+/// will do that.
+#[must_use]
+pub fn expires_at(token: &SecretString) -> Option<Timestamp> {
+    let payload = token.expose_secret().split('.').nth(1)?;
+    let claims: Map<String, Value> = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    Timestamp::from_second(claims.get("exp")?.as_i64()?).ok()
 }
 
 impl Server {

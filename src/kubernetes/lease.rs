@@ -154,3 +154,113 @@ impl Elector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response, StatusCode};
+    use kube::{Client, client::Body};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The API server's part: one Lease, and the check of its resourceVersion.
+    fn lease_server() -> Client {
+        let stored: Arc<Mutex<Option<Value>>> = Arc::default();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let stored = Arc::clone(&stored);
+            async move {
+                let (parts, body) = request.into_parts();
+                let sent = body.collect_bytes().await?;
+                let mut stored = stored.lock().unwrap();
+                let version = |lease: &Value| {
+                    lease["metadata"]["resourceVersion"].as_str().unwrap_or("0").parse::<u64>().unwrap()
+                };
+                let refused = |code: StatusCode, reason: &str| {
+                    (
+                        code,
+                        json!({"kind": "Status", "code": code.as_u16(), "reason": reason, "message": reason, "status": "Failure"}),
+                    )
+                };
+                let (code, answer) = match (parts.method, stored.as_ref()) {
+                    (Method::GET, None) => refused(StatusCode::NOT_FOUND, "NotFound"),
+                    (Method::GET, Some(lease)) => (StatusCode::OK, lease.clone()),
+                    (Method::POST, Some(_)) => refused(StatusCode::CONFLICT, "AlreadyExists"),
+                    (method, current) => {
+                        let mut lease: Value = serde_json::from_slice(&sent)?;
+                        if method == Method::PUT && current.is_none_or(|current| version(current) != version(&lease)) {
+                            refused(StatusCode::CONFLICT, "Conflict")
+                        } else {
+                            lease["metadata"]["resourceVersion"] = json!((current.map_or(0, version) + 1).to_string());
+                            *stored = Some(lease.clone());
+                            (StatusCode::OK, lease)
+                        }
+                    }
+                };
+                Ok::<_, tower::BoxError>(
+                    Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))?,
+                )
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn candidate(client: &Client, identity: &str) -> Elector {
+        let params = Params {
+            name: "dcr-operator".into(),
+            identity: identity.into(),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        };
+        Elector::new(Api::default_namespaced(client.clone()), params)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_two_wins_and_the_other_waits_out_the_whole_duration() {
+        let client = lease_server();
+        let (mut first, mut second) = (candidate(&client, "a"), candidate(&client, "b"));
+        let never = CancellationToken::new();
+        assert!(first.acquire(&never).await);
+        assert!(!second.acquire_or_renew().await.unwrap());
+        let started = Instant::now();
+        assert!(second.acquire(&never).await, "the first one has died");
+        assert!(started.elapsed() >= Duration::from_secs(14), "{:?}", started.elapsed());
+        assert!(!first.acquire_or_renew().await.unwrap(), "and it may not come back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewed_lease_is_not_taken() {
+        let client = lease_server();
+        let (mut first, mut second) = (candidate(&client, "a"), candidate(&client, "b"));
+        for _ in 0..20 {
+            assert!(first.acquire_or_renew().await.unwrap());
+            assert!(!second.acquire_or_renew().await.unwrap());
+            sleep(Duration::from_secs(5)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_lets_the_next_one_in_at_once() {
+        let client = lease_server();
+        let (mut first, mut second) = (candidate(&client, "a"), candidate(&client, "b"));
+        assert!(first.acquire_or_renew().await.unwrap());
+        assert!(!second.acquire_or_renew().await.unwrap());
+        let done = CancellationToken::new();
+        done.cancel();
+        first.hold(&done).await;
+        assert!(second.acquire_or_renew().await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_was_replaced_stops() {
+        let client = lease_server();
+        let (mut first, mut second) = (candidate(&client, "a"), candidate(&client, "b"));
+        assert!(first.acquire_or_renew().await.unwrap());
+        assert!(!second.acquire_or_renew().await.unwrap());
+        sleep(Duration::from_secs(16)).await;
+        assert!(second.acquire_or_renew().await.unwrap());
+        timeout(Duration::from_secs(5), first.hold(&CancellationToken::new())).await.expect("it gives up");
+    }
+}

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     api::{TokenProfileSpec, reasons},
+    dcr,
     kubernetes::Finding,
     retry::Retry,
 };
@@ -33,6 +34,8 @@ pub struct Plan {
     pub endpoints: Resolved,
     pub discovery: Finding,
     pub credentials: Finding,
+    /// When a token that was issued beforehand ends.
+    pub token_expires_at: Option<Timestamp>,
     /// Only a change of the spec can help.
     pub stalled: bool,
     pub requeue_after: Option<Duration>,
@@ -61,6 +64,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         endpoints: resolve(observed),
         discovery: Finding::unknown(reasons::PROGRESSING, "not looked up yet"),
         credentials: Finding::unknown(reasons::PROGRESSING, "not tried yet"),
+        token_expires_at: None,
         stalled: false,
         requeue_after: waiting.map(|not_before| until(now, not_before)),
     };
@@ -113,11 +117,24 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             return plan;
         }
     };
+    let mut expiry = RECHECK;
     plan.credentials = match credential {
         Credential::NotRequired => {
             Finding::yes(reasons::NOT_REQUIRED, "registration is open: no initial access token is sent")
         }
-        Credential::BearerToken(_) => Finding::yes(reasons::TOKEN_OBTAINED, "the token of the Secret is used as it is"),
+        Credential::BearerToken(token) => {
+            plan.token_expires_at = dcr::expires_at(token);
+            match plan.token_expires_at {
+                Some(end) if end <= now => {
+                    let message = format!("the token of the Secret has expired at {end}: put a new one there");
+                    plan.credentials = Finding::no(reasons::TOKEN_REQUEST_REJECTED, message);
+                    return plan;
+                }
+                Some(end) => expiry = until(now, end),
+                None => {}
+            }
+            Finding::yes(reasons::TOKEN_OBTAINED, "the token of the Secret is used as it is")
+        }
         Credential::ClientCredentials(client) => {
             let Some(token_endpoint) = plan.endpoints.token.clone() else {
                 plan.credentials = Finding::no(
@@ -141,7 +158,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             Finding::yes(reasons::TOKEN_OBTAINED, format!("client {client_id} obtains initial access tokens"))
         }
     };
-    plan.requeue_after = Some(finding.complete_at.map_or(RECHECK, |at| RECHECK.saturating_sub(until(at, now))));
+    let recheck = finding.complete_at.map_or(RECHECK, |at| RECHECK.saturating_sub(until(at, now)));
+    plan.requeue_after = Some(recheck.min(expiry));
     plan
 }
 
@@ -198,3 +216,6 @@ fn resolve(observed: &Observed) -> Resolved {
 fn until(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The status of a profile, from what was observed and planned. Pure.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{observe::Observed, plan::Plan};
 use crate::{
@@ -53,6 +54,7 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileS
         authorization_endpoint: endpoints.authorization,
         jwks_uri: endpoints.jwks,
         userinfo_endpoint: endpoints.userinfo,
+        initial_access_token_expires_at: plan.token_expires_at.map(Time),
         clients: Some(observed.clients),
         conditions: merge(&old.conditions, findings, generation, now),
     }

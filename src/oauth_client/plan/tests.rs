@@ -1,7 +1,4 @@
-use k8s_openapi::{
-    api::core::v1::Secret,
-    apimachinery::pkg::apis::meta::v1::Time,
-};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::{Value, json};
 
 use super::*;
@@ -383,7 +380,10 @@ fn a_changed_spec_is_one_update_built_from_the_last_answer() {
     wanted.scope = Some("openid email".into());
     wanted.client_name = None;
     let Some(Step::Update { document, body }) = plan(&observed, now()).step else { panic!("update") };
-    assert_eq!(document.0, *json!({"redirect_uris": ["https://shop/cb"], "scope": "openid email"}).as_object().unwrap());
+    assert_eq!(
+        document.0,
+        *json!({"redirect_uris": ["https://shop/cb"], "scope": "openid email"}).as_object().unwrap()
+    );
     let expected = json!({"client_id": "c", "redirect_uris": ["https://shop/cb"], "scope": "openid email"});
     assert_eq!(Value::Object(body.0), expected, "without the server's members, the secret, and what was removed");
     assert_eq!(steps_of(observed), ["Update"]);
@@ -477,7 +477,10 @@ fn what_can_not_be_removed_is_reported_by_its_client_id() {
     };
     let unmanaged = delete(registered_with(&json!({"client_id": "c", "client_secret": "s", "scope": "openid"})));
     let (client_id, why, steps) = reported(unmanaged);
-    assert_eq!((client_id.as_str(), steps.as_slice()), ("c", ["ReportOrphan", "RemoveRegistration", "Release"].as_slice()));
+    assert_eq!(
+        (client_id.as_str(), steps.as_slice()),
+        ("c", ["ReportOrphan", "RemoveRegistration", "Release"].as_slice())
+    );
     assert!(why.contains("no registration access token"), "{why}");
 
     let mut forced = delete(registered());

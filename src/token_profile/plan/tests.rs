@@ -1,0 +1,229 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::{TokenProfile, conditions},
+    dcr::{self, ServerMetadata},
+    kubernetes::condition,
+    token_profile::{observe, status},
+};
+
+const NOW: i64 = 1_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+fn now() -> Timestamp {
+    at(NOW)
+}
+
+fn observed(spec: Value) -> Observed {
+    let profile: TokenProfile = serde_json::from_value(json!({
+        "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile",
+        "metadata": {"name": "token-service", "namespace": "identity", "uid": "p", "generation": 1},
+        "spec": spec,
+    }))
+    .unwrap();
+    let client = dcr::ClientCredentials {
+        client_id: "server".into(),
+        client_secret: "s".into(),
+        scope: None,
+        auth_method: dcr::ClientAuthMethod::ClientSecretBasic,
+        parameters: std::collections::BTreeMap::new(),
+    };
+    Observed {
+        profile,
+        clients: 0,
+        ca_bundle: Ok(None),
+        credential: Ok(Credential::ClientCredentials(client)),
+        finding: observe::Finding::default(),
+        not_before: None,
+    }
+}
+
+fn discovered() -> Observed {
+    observed(json!({"issuer": "https://as"}))
+}
+
+fn metadata() -> ServerMetadata {
+    ServerMetadata {
+        issuer: "https://as".into(),
+        token_endpoint: Some("https://as/token".into()),
+        registration_endpoint: Some("https://as/reg".into()),
+        ..ServerMetadata::default()
+    }
+}
+
+fn ready() -> Observed {
+    let mut observed = discovered();
+    observed.finding.metadata = Some(metadata());
+    observed.finding.token_obtained = true;
+    observed.finding.complete_at = Some(at(NOW - 60));
+    observed
+}
+
+fn failure(at: FailedStep, curable_by_time: bool) -> Failure {
+    Failure { at, reason: "ServerUnavailable", message: "no answer".into(), curable_by_time }
+}
+
+fn discover_as() -> Step {
+    Step::Discover { issuer: "https://as".into() }
+}
+
+fn obtain() -> Step {
+    Step::ObtainToken { token_endpoint: "https://as/token".into() }
+}
+
+#[test]
+fn a_new_profile_is_discovered_and_then_its_credential_tried() {
+    let mut observed = discovered();
+    assert_eq!(plan(&observed, now()).step, Some(discover_as()));
+    observed.finding.metadata = Some(metadata());
+    assert_eq!(plan(&observed, now()).step, Some(obtain()));
+    observed.finding.token_obtained = true;
+    let rest = plan(&observed, now());
+    assert_eq!(rest.step, None);
+    assert_eq!(
+        (rest.discovery.reason.as_str(), rest.credentials.reason.as_str()),
+        ("MetadataFetched", "TokenObtained")
+    );
+    assert_eq!(rest.endpoints.registration.as_deref(), Some("https://as/reg"));
+}
+
+#[test]
+fn a_profile_that_is_well_rests_until_it_is_looked_at_again() {
+    let rest = plan(&ready(), now());
+    assert_eq!((rest.step, rest.requeue_after), (None, Some(RECHECK - Duration::from_mins(1))));
+    assert_eq!(plan(&ready(), at(NOW + 3600)).step, Some(discover_as()));
+}
+
+#[test]
+fn given_endpoints_need_no_discovery_and_win_over_it() {
+    let mut given = observed(json!({"endpoints": {"token": "https://a/token", "registration": "https://a/reg"}}));
+    assert_eq!(plan(&given, now()).step, Some(Step::ObtainToken { token_endpoint: "https://a/token".into() }));
+    given.finding.token_obtained = true;
+    assert_eq!(plan(&given, now()).discovery.reason, "EndpointsGiven");
+
+    let mut both = observed(json!({"issuer": "https://as", "endpoints": {"registration": "https://b/reg"}}));
+    both.finding.metadata = Some(metadata());
+    let endpoints = plan(&both, now()).endpoints;
+    assert_eq!(endpoints.registration.as_deref(), Some("https://b/reg"));
+    assert_eq!(endpoints.token.as_deref(), Some("https://as/token"));
+}
+
+#[test]
+fn open_registration_and_bearer_tokens_are_not_tried() {
+    for (credential, reason) in
+        [(Credential::NotRequired, "NotRequired"), (Credential::BearerToken("t".into()), "TokenObtained")]
+    {
+        let mut observed = discovered();
+        observed.finding.metadata = Some(metadata());
+        observed.credential = Ok(credential);
+        let rest = plan(&observed, now());
+        assert_eq!((rest.step, rest.credentials.reason.as_str()), (None, reason));
+    }
+}
+
+#[test]
+fn what_is_missing_in_the_cluster_is_named_and_looked_for_again() {
+    let missing = || Error::NotFound { kind: "Secret", namespace: "identity".into(), name: "registrar".into() };
+    let unlabelled = || Error::NotLabelled { namespace: "identity".into(), name: "registrar".into() };
+    for (error, reason, words) in [
+        (missing(), "SecretNotFound", "Secret identity/registrar does not exist"),
+        (unlabelled(), "SecretNotLabelled", "dcr-operator.dev/credentials: \"true\""),
+    ] {
+        let mut observed = discovered();
+        observed.finding.metadata = Some(metadata());
+        observed.credential = Err(error);
+        let rest = plan(&observed, now());
+        assert_eq!((rest.step.as_ref(), rest.credentials.reason.as_str(), rest.stalled), (None, reason, false));
+        assert!(rest.credentials.message.contains(words), "{}", rest.credentials.message);
+        assert!(rest.requeue_after.is_some());
+        let status = status::status(&observed, &rest, now());
+        assert_eq!(condition(&status.conditions, conditions::READY).unwrap().reason, reason);
+    }
+    let mut observed = discovered();
+    observed.ca_bundle = Err(missing());
+    let rest = plan(&observed, now());
+    assert_eq!((rest.step, rest.discovery.reason.as_str()), (None, "DiscoveryFailed"));
+}
+
+#[test]
+fn a_server_without_registration_is_told_with_the_way_out() {
+    let mut observed = discovered();
+    observed.finding.metadata = Some(ServerMetadata { registration_endpoint: None, ..metadata() });
+    let rest = plan(&observed, now());
+    assert_eq!((rest.step, rest.discovery.reason.as_str()), (None, "NoRegistrationEndpoint"));
+    assert!(rest.discovery.message.contains("spec.endpoints.registration"));
+}
+
+#[test]
+fn a_failed_call_is_repeated_when_its_time_has_come_unless_only_a_change_helps() {
+    for (step, call) in [(FailedStep::Discovery, discover_as()), (FailedStep::Token, obtain())] {
+        let mut observed = discovered();
+        if step == FailedStep::Token {
+            observed.finding.metadata = Some(metadata());
+        }
+        observed.finding.failure = Some(failure(step, true));
+        observed.not_before = Some(at(NOW + 5));
+        let waiting = plan(&observed, now());
+        assert_eq!((waiting.step, waiting.requeue_after), (None, Some(Duration::from_secs(5))), "{step:?}");
+        assert_eq!(plan(&observed, at(NOW + 5)).step, Some(call), "{step:?}");
+
+        observed.finding.failure = Some(failure(step, false));
+        let stalled = plan(&observed, at(NOW + 500));
+        assert_eq!((stalled.step, stalled.stalled), (None, true), "{step:?}");
+    }
+}
+
+#[test]
+fn an_outage_does_not_take_the_known_endpoints_away() {
+    let mut observed = ready();
+    observed.profile.status = Some(status::status(&observed, &plan(&observed, now()), now()));
+    observed.finding = observe::Finding { failure: Some(failure(FailedStep::Discovery, true)), ..Default::default() };
+    observed.not_before = Some(at(NOW + 5));
+    let plan = plan(&observed, now());
+    let status = status::status(&observed, &plan, now());
+    assert_eq!(status.registration_endpoint.as_deref(), Some("https://as/reg"));
+    let ready = condition(&status.conditions, conditions::READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "ServerUnavailable"));
+    assert!(condition(&status.conditions, conditions::RECONCILING).is_some());
+}
+
+#[test]
+fn the_endpoints_of_another_issuer_are_not_kept() {
+    let mut observed = ready();
+    observed.profile.status = Some(status::status(&observed, &plan(&observed, now()), now()));
+    observed.profile.spec.issuer = Some("https://other".into());
+    observed.finding = observe::Finding::default();
+    assert_eq!(plan(&observed, now()).endpoints.registration, None);
+}
+
+#[test]
+fn a_suspended_profile_makes_no_call_and_says_so() {
+    let mut observed = observed(json!({"issuer": "https://as", "suspend": true}));
+    observed.finding.failure = Some(failure(FailedStep::Discovery, true));
+    let plan = plan(&observed, now());
+    assert_eq!((plan.step.as_ref(), plan.requeue_after), (None, None));
+    let status = status::status(&observed, &plan, now());
+    assert_eq!(condition(&status.conditions, conditions::READY).unwrap().reason, "Suspended");
+}
+
+#[test]
+fn a_bearer_token_that_says_when_it_ends_is_believed() {
+    let token = |exp: i64| {
+        use base64::Engine as _;
+        let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string());
+        let mut observed = discovered();
+        observed.finding.metadata = Some(metadata());
+        observed.credential = Ok(Credential::BearerToken(format!("e30.{payload}.sig").into()));
+        observed
+    };
+    let valid = plan(&token(NOW + 60), now());
+    assert_eq!((valid.token_expires_at, valid.requeue_after), (Some(at(NOW + 60)), Some(Duration::from_mins(1))));
+    assert!(valid.credentials.is_true());
+    let expired = plan(&token(NOW), now());
+    assert_eq!(expired.credentials.reason, "TokenRequestRejected");
+    assert!(expired.credentials.message.contains("put a new one there"), "{}", expired.credentials.message);
+}
