@@ -1,1 +1,324 @@
-fn main() {}
+//! `make bench`: the figures of docs/performance.md. How long a client takes, against the same two calls made directly in
+//! the same run; how much the operator writes to Kubernetes; what it does when there is nothing to do; what it needs.
+
+// A benchmark may panic, with words that help.
+#![allow(clippy::expect_used)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::{Duration, Instant},
+};
+
+use dcr_operator::api::OAuthClient;
+use futures::{StreamExt, TryStreamExt, future::join, stream};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api,
+    api::{PostParams, WatchEvent, WatchParams},
+};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use support::{
+    authorization_server::{AuthorizationServer, AuthorizationServerOptions},
+    control_plane::{AuditLog, ControlPlane, project_crds},
+    operator::{Operator, OperatorOptions},
+};
+use tokio::time::{sleep, timeout};
+
+/// Clients that are made one after the other.
+const RUNS: usize = 20;
+/// Runs that fill caches and open connections, on both sides, and do not count.
+const WARM_UP: usize = 2;
+/// Clients that are applied at once.
+const CROWD: usize = 200;
+const IDLE: Duration = Duration::from_mins(1);
+/// No step takes as long, on whatever machine.
+const LIMIT: Duration = Duration::from_mins(2);
+/// What the operator may still write after the last client is Ready: counts in the status of profile and policy.
+const SETTLE: Duration = Duration::from_secs(3);
+
+const NAMESPACE: &str = "bench";
+
+#[tokio::main]
+async fn main() {
+    let plane = ControlPlane::start_with_crds(&project_crds()).await;
+    let server = AuthorizationServer::start(AuthorizationServerOptions { tls: true, ..Default::default() }).await;
+    let operator = Operator::start(&plane, OperatorOptions::default()).await;
+    let bench = Bench { plane, server, operator };
+    bench.prepare().await;
+
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("{cores} cores; operator {}\n", std::env::var("DCR_OPERATOR_BINARY").unwrap_or_default());
+    println!("{:<64} {:>12}   target", "figure", "measured");
+    bench.one_by_one().await;
+    bench.writes().await;
+    bench.crowd().await;
+    bench.idle().await;
+}
+
+struct Bench {
+    plane: ControlPlane,
+    server: AuthorizationServer,
+    operator: Operator,
+}
+
+impl Bench {
+    /// A profile and a policy as in `deploy/samples`.
+    async fn prepare(&self) {
+        let metadata = |name: &str| json!({"name": name, "namespace": NAMESPACE});
+        let mut registrar = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": metadata("registrar"),
+            "stringData": {"client-secret": AuthorizationServer::REGISTRAR_SECRET},
+        });
+        registrar["metadata"]["labels"] = json!({"dcr-operator.dev/credentials": "true"});
+        let objects = [
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
+            registrar,
+            json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("idp-ca"),
+                "data": {"ca.crt": self.server.ca_pem()},
+            }),
+            json!({
+                "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile", "metadata": metadata("token-service"),
+                "spec": {
+                    "issuer": self.server.issuer(),
+                    "initialAccessToken": {"clientCredentials": {
+                        "clientId": AuthorizationServer::REGISTRAR, "secretRef": {"name": "registrar"},
+                    }},
+                    "tls": {"caBundleRef": {"name": "idp-ca"}},
+                },
+            }),
+            json!({
+                "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy", "metadata": metadata("web-clients"),
+                "spec": {"allowedGrantTypes": ["authorization_code", "refresh_token"], "allowedScopes": ["openid"]},
+            }),
+        ];
+        self.plane.apply(&objects.map(|object| object.to_string()).join("\n---\n")).await;
+        let wait = ["wait", "--for=condition=Ready", "tokenprofile/token-service", "--namespace", NAMESPACE];
+        self.plane.kubectl_ok(&wait, None).await;
+    }
+
+    /// (a) One client at a time.
+    async fn one_by_one(&self) {
+        let http = self.server.http();
+        let discovery = format!("{}/.well-known/openid-configuration", self.server.issuer());
+        let endpoints = body(http.get(discovery).send().await, StatusCode::OK).await;
+        let (mut ready, mut direct) = (Vec::new(), Vec::new());
+        for run in 0..WARM_UP + RUNS {
+            let client = self.apply_one(&format!("single-{run}")).await;
+            let calls = two_calls(&http, &endpoints).await;
+            if run >= WARM_UP {
+                ready.push(client);
+                direct.push(calls);
+            }
+        }
+        let (ready, direct) = (Spread::of(ready), Spread::of(direct));
+        let above = ready.median.saturating_sub(direct.median);
+        row(&format!("apply to Ready, one client at a time, median of {RUNS}"), &milliseconds(ready.median), "");
+        row("  95th percentile", &milliseconds(ready.p95), "");
+        row("the server's two calls made directly, median", &milliseconds(direct.median), "");
+        row("  95th percentile", &milliseconds(direct.p95), "");
+        row("what the operator and Kubernetes add, median", &milliseconds(above), "<= 300 ms");
+        let ratio = ready.median.as_secs_f64() / direct.median.as_secs_f64();
+        row("  as a ratio", &format!("{ratio:.1}"), "");
+    }
+
+    /// (b) What the operator writes for one client.
+    async fn writes(&self) {
+        let before = self.plane.audit_position();
+        self.apply_one("counted").await;
+        let ready = Timestamp::now();
+        sleep(SETTLE).await;
+        let all = operators(self.plane.audit_since(before)).writes();
+        let until_ready = all.clone().filter(|event| received(event) <= ready);
+        let after = all.filter(|event| received(event) > ready);
+        let besides_events = |log: AuditLog| log.filter(|event| event["objectRef"]["resource"] != "events");
+        let writes = besides_events(until_ready.clone());
+        row("Kubernetes writes for one client, apply to Ready", &writes.count().to_string(), "<= 4");
+        list(&writes);
+        let events = until_ready.count() - writes.count();
+        row("  events beside them", &events.to_string(), "");
+        let after = besides_events(after);
+        row("  written after Ready", &after.count().to_string(), "");
+        list(&after);
+    }
+
+    /// (d) Many clients at once.
+    async fn crowd(&self) {
+        let names: Vec<String> = (0..CROWD).map(|number| format!("crowd-{number}")).collect();
+        let took = self.apply(&names).await;
+        let registered = self.server.clients().await.len();
+        let expected = CROWD + 2 * (WARM_UP + RUNS) + 1;
+        assert_eq!(registered, expected, "clients on the server, those that were made directly included");
+        row(&format!("{CROWD} clients applied at once, until all are Ready"), &milliseconds(took), "");
+    }
+
+    /// (c) Nothing to do.
+    async fn idle(&self) {
+        sleep(SETTLE).await;
+        let (audit, calls, told) = (self.plane.audit_position(), self.server.requests().await, self.calls().await);
+        sleep(IDLE).await;
+        let writes = operators(self.plane.audit_since(audit)).writes();
+        let lease = |event: &Value| event["objectRef"]["resource"] == "leases";
+        let idle = format!("in {} s of rest with all clients Ready", IDLE.as_secs());
+        let others = writes.clone().filter(|event| !lease(event));
+        row(&format!("Kubernetes writes {idle}"), &others.count().to_string(), "0");
+        list(&others);
+        row("  renewals of the Lease beside them", &writes.filter(lease).count().to_string(), "");
+        // The server does not count the requests for its metadata, the operator's own metrics do.
+        let calls = difference(&calls, &self.server.requests().await).max(self.calls().await - told);
+        row(&format!("calls to the authorization server {idle}"), &calls.to_string(), "0");
+        let (now, peak) = self.memory();
+        row("resident memory of the operator at the end", &now, "");
+        row("  highest", &peak, "");
+    }
+
+    async fn apply_one(&self, name: &str) -> Duration {
+        self.apply(&[name.to_owned()]).await
+    }
+
+    /// Creates the clients at once and waits until a watch has shown each of them Ready.
+    async fn apply(&self, names: &[String]) -> Duration {
+        let api: Api<OAuthClient> = Api::namespaced(self.plane.client(), NAMESPACE);
+        // Of what is there already, it tells first. It is opened before the clock starts.
+        let events = api.watch(&WatchParams::default(), "0").await.expect("a watch");
+        let begin = Instant::now();
+        let create = stream::iter(names).for_each_concurrent(None, async |name| {
+            api.create(&PostParams::default(), &client(name)).await.expect("an OAuthClient");
+        });
+        let all_ready = async {
+            let mut missing: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.try_next().await.expect("the next event of the watch") {
+                if let WatchEvent::Added(client) | WatchEvent::Modified(client) = event
+                    && is_ready(&client)
+                {
+                    missing.remove(client.metadata.name.as_deref().unwrap_or_default());
+                }
+                if missing.is_empty() {
+                    return begin.elapsed();
+                }
+            }
+            panic!("the watch has ended before these were Ready: {missing:?}");
+        };
+        let done = timeout(LIMIT, join(create, all_ready)).await;
+        done.unwrap_or_else(|_| panic!("not Ready after {LIMIT:?}\n{}", self.operator.process().tail())).1
+    }
+
+    /// How many calls to authorization servers the operator's metrics tell of.
+    async fn calls(&self) -> u64 {
+        let metrics = self.operator.metrics().await;
+        let counters = metrics.lines().filter(|line| line.starts_with("dcr_operator_server_requests_total"));
+        counters.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+    }
+
+    /// `VmRSS` and `VmHWM`, as Linux tells them.
+    fn memory(&self) -> (String, String) {
+        let path = format!("/proc/{}/status", self.operator.process().id());
+        let status = fs::read_to_string(path).unwrap_or_default();
+        let field = |name: &str| {
+            let value =
+                status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB")?.trim().parse().ok());
+            value.map_or_else(|| "unknown".into(), |kilobytes: u64| format!("{} MiB", kilobytes.div_ceil(1024)))
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+}
+
+/// The document that all clients here are registered with, by the operator and directly.
+fn metadata() -> Value {
+    json!({
+        "client_name": "Bench",
+        "redirect_uris": ["https://bench.apps.example.com/callback"],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "scope": "openid",
+    })
+}
+
+fn client(name: &str) -> OAuthClient {
+    let spec = json!({"profileRef": {"name": "token-service"}, "clientMetadata": metadata()});
+    OAuthClient::new(name, serde_json::from_value(spec).expect("a spec"))
+}
+
+fn is_ready(client: &OAuthClient) -> bool {
+    let conditions = client.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// What a registration takes without an operator: a token, and the client.
+async fn two_calls(http: &reqwest::Client, endpoints: &Value) -> Duration {
+    let endpoint = |name: &str| endpoints[name].as_str().expect("an endpoint").to_owned();
+    let (token, registration) = (endpoint("token_endpoint"), endpoint("registration_endpoint"));
+    let begin = Instant::now();
+    let request = http
+        .post(token)
+        .basic_auth(AuthorizationServer::REGISTRAR, Some(AuthorizationServer::REGISTRAR_SECRET))
+        .form(&[("grant_type", "client_credentials"), ("scope", "dcr")]);
+    let answer = body(request.send().await, StatusCode::OK).await;
+    let token = answer["access_token"].as_str().expect("a token");
+    let request = http.post(registration).bearer_auth(token).header("content-type", "application/json");
+    body(request.body(metadata().to_string()).send().await, StatusCode::CREATED).await;
+    begin.elapsed()
+}
+
+async fn body(response: reqwest::Result<reqwest::Response>, expected: StatusCode) -> Value {
+    let response = response.expect("an answer");
+    let status = response.status();
+    let bytes = response.bytes().await.expect("a body");
+    assert_eq!(status, expected, "{}", String::from_utf8_lossy(&bytes));
+    serde_json::from_slice(&bytes).expect("JSON")
+}
+
+fn operators(log: AuditLog) -> AuditLog {
+    log.service_account(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT)
+}
+
+fn received(event: &Value) -> Timestamp {
+    event["requestReceivedTimestamp"].as_str().expect("a time").parse().expect("a time")
+}
+
+/// How much the counters have grown together.
+fn difference(before: &Value, after: &Value) -> u64 {
+    let sum =
+        |counters: &Value| counters.as_object().expect("counters").values().filter_map(Value::as_u64).sum::<u64>();
+    sum(after) - sum(before)
+}
+
+struct Spread {
+    median: Duration,
+    p95: Duration,
+}
+
+impl Spread {
+    fn of(mut runs: Vec<Duration>) -> Self {
+        runs.sort();
+        let middle = runs.len() / 2;
+        Self { median: (runs[middle - 1] + runs[middle]) / 2, p95: runs[(runs.len() * 95).div_ceil(100) - 1] }
+    }
+}
+
+fn row(figure: &str, measured: &str, target: &str) {
+    println!("{}", format!("{figure:<64} {measured:>12}   {target}").trim_end());
+}
+
+/// Requests by verb and resource.
+fn list(log: &AuditLog) {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for event in &log.0 {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &event["objectRef"];
+        let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+        *kinds.entry(format!("{} {}{subresource}", text(&event["verb"]), text(&object["resource"]))).or_default() += 1;
+    }
+    for (kind, count) in kinds {
+        row(&format!("    {kind}"), &count.to_string(), "");
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.0} ms", duration.as_secs_f64() * 1000.0)
+}

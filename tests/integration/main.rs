@@ -2,3 +2,18 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod changes;
+mod crashes;
+mod crds;
+mod credentials;
+mod deletion;
+mod fixtures;
+mod hostile;
+mod leaks;
+mod operating;
+mod policies;
+mod profiles;
+mod references;
+mod registration;
+mod secrets;

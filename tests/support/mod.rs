@@ -8,8 +8,8 @@
 //! | `operator` | the operator binary, with the ServiceAccount and RBAC that are shipped |
 //! | `fault_server` | an authorization server that misbehaves on request |
 
-// Each of the programs that include this module uses only a part of it.
-#![allow(dead_code)]
+// Each of the programs that include this module uses only a part of it; and a test may panic, with words that help.
+#![allow(dead_code, unused_imports, clippy::expect_used, clippy::unwrap_used)]
 
 pub mod authorization_server;
 pub mod control_plane;

@@ -95,6 +95,11 @@ impl Operator {
         self.ready().await.unwrap_or_else(|error| panic!("the operator did not start again: {error}"));
     }
 
+    /// Host and port of the admin server.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
         match self.get("/metrics").await {

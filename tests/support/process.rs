@@ -51,11 +51,12 @@ impl Look for bool {
 ///
 /// Panics, at the caller's line, with `what` and the last state (the `Err`) when `limit` has passed.
 #[track_caller]
-pub fn wait_until<L: Look, F: Future<Output = L>>(
+pub fn wait_until<L: Look, F: Future<Output = L>, N: FnMut() -> F>(
     what: &str,
     limit: Duration,
-    mut look: impl FnMut() -> F,
-) -> impl Future<Output = L::Found> {
+    mut look: N,
+) -> impl Future<Output = L::Found> + use<L, F, N> {
+    let what = what.to_owned();
     // Not `AsyncFnMut`: its futures cannot be shown to be Send, and `tokio::spawn` asks for that.
     let caller = Location::caller();
     async move {
@@ -297,6 +298,11 @@ impl Supervised {
         let id = self.id().to_string();
         let status = Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, &id]).status();
         assert!(status.expect("/bin/sh starts").success(), "SIG{name} to {} (process {id}) failed", self.name);
+    }
+
+    /// The file with all that it has printed.
+    pub fn log_path(&self) -> &Path {
+        &self.log
     }
 
     /// All that it has printed, over all its runs.
