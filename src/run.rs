@@ -1,21 +1,20 @@
 //! From flags to running controllers, and back: client, lease, watches, controllers, admin server, and the stop order.
 
-use std::{collections::HashMap, io, process::ExitCode, sync::Arc, time::Duration};
-
-use futures::{StreamExt, future::join_all};
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Namespace, Secret},
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
+
+use futures::future::join_all;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::PartialObjectMeta,
     core::NamespaceResourceScope,
-    runtime::{
-        WatchStreamExt,
-        reflector::{self, Store},
-        watcher,
-    },
+    runtime::reflector::{ObjectRef, Store},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -29,7 +28,7 @@ use crate::{
     cli::RunArgs,
     context::{Context, Settings},
     dcr_policy,
-    kubernetes::{self, Backoff, Cache, Events, Watched, Written, lease, metadata_watch},
+    kubernetes::{self, Backoff, Cache, Events, Watched, Written, follow, lease, watch_secrets},
     oauth_client::{self, Changes},
     ops::{self, Health, Metrics},
     token_profile::{self, Connections, Findings},
@@ -140,11 +139,13 @@ async fn lead(
     };
     tokio::pin!(lost);
     let code = tokio::select! {
+        // Asked to stop comes first: then the controllers end because they were asked to.
+        biased;
+        () = stop.cancelled() => ExitCode::SUCCESS,
         () = &mut lost => {
             tracing::error!("the lease is lost: another replica may be working already");
             ExitCode::FAILURE
         }
-        () = stop.cancelled() => ExitCode::SUCCESS,
         _ = &mut work => {
             tracing::error!("a controller has ended unasked");
             return ExitCode::FAILURE;
@@ -174,6 +175,8 @@ async fn control(
     health: Health,
     stop: CancellationToken,
 ) {
+    // Each once: two controllers must never look at the same object.
+    let namespaces: BTreeSet<String> = namespaces.into_iter().collect();
     let scopes: Vec<Option<String>> =
         if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     let (senders, receivers): (Vec<_>, Vec<_>) = scopes.iter().map(|_| unbounded_channel()).unzip();
@@ -237,34 +240,29 @@ struct Watches {
 
 impl Watches {
     fn start(client: &Client, scope: Option<&str>, changes: &Senders) -> Self {
-        let mut digests = HashMap::new();
+        let (mut digests, mut generations) = (HashMap::new(), HashMap::new());
         let of_profiles = Arc::clone(changes);
         let of_policies = Arc::clone(changes);
         Self {
             clients: Watched::start(api(client, scope), |_, _| {}),
-            profiles: Watched::start(api(client, scope), move |profile: &TokenProfile, gone| {
-                let key = (profile.namespace().unwrap_or_default(), profile.name_any());
-                let digest = (!gone).then(|| token_profile::digest(profile));
+            profiles: Watched::start(api(client, scope), move |key, profile: Option<&TokenProfile>| {
+                let digest = profile.map(token_profile::digest);
                 // A profile's count of clients changes with each of them, and is no news to them.
                 if digests.insert(key.clone(), digest) != Some(digest) {
                     tell(&of_profiles, &Changes::Profile(key.0, key.1));
                 }
             }),
-            policies: Watched::start(api(client, scope), {
-                let mut specs = HashMap::new();
-                move |policy: &DcrPolicy, gone| {
-                    let namespace = policy.namespace().unwrap_or_default();
-                    let generation = (!gone).then_some((policy.uid(), policy.metadata.generation));
-                    if specs.insert((namespace.clone(), policy.name_any()), generation.clone()) != Some(generation) {
-                        tell(&of_policies, &Changes::Policies(namespace));
-                    }
+            policies: Watched::start(api(client, scope), move |key, policy: Option<&DcrPolicy>| {
+                let generation = policy.map(|policy| (policy.uid(), policy.metadata.generation));
+                if generations.insert(key.clone(), generation.clone()) != Some(generation) {
+                    tell(&of_policies, &Changes::Policies(key.0));
                 }
             }),
         }
     }
 
     async fn run(self, context: Arc<Context>, scope: Option<&str>, changes: UnboundedReceiver<Changes>) {
-        let secrets = |labels: &str| metadata_watch(api::<PartialObjectMeta<Secret>>(&context.client, scope), labels);
+        let secrets = |labels: &str| watch_secrets(api(&context.client, scope), labels);
         let credentials = secrets(&format!("{}=true", labels::CREDENTIALS));
         let own = secrets(&format!("{}={OPERATOR}", labels::MANAGED_BY));
         tokio::join!(
@@ -287,28 +285,13 @@ where
 
 /// The labels of all namespaces, for selectors.
 fn watch_namespaces(client: &Client, changes: Senders) -> Store<PartialObjectMeta<Namespace>> {
-    let (store, writer) = reflector::store();
     let mut labels = HashMap::new();
-    let mut events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .modify(|namespace| namespace.managed_fields_mut().clear())
-        .reflect(writer)
-        .touched_objects()
-        .boxed();
-    tokio::spawn(async move {
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(namespace) => {
-                    let (name, now) = (namespace.name_any(), namespace.labels().clone());
-                    if labels.insert(name.clone(), now.clone()).is_some_and(|before| before != now) {
-                        tell(&changes, &Changes::Namespace(name));
-                    }
-                }
-                Err(error) => tracing::warn!(%error, kind = "Namespace", "the watch was cut; watching again"),
-            }
+    follow(Api::all(client.clone()), move |reference: ObjectRef<PartialObjectMeta<Namespace>>, namespace| {
+        let now = namespace.map(|namespace| namespace.labels().clone());
+        if labels.insert(reference.name.clone(), now.clone()) != Some(now) {
+            tell(&changes, &Changes::Namespace(reference.name));
         }
-    });
-    store
+    })
 }
 
 /// Unique to this process: two replicas must never take each other for themselves.

@@ -105,7 +105,12 @@ impl Demo {
 
         step("Starting the operator, here as a process, with no more rights than its ServiceAccount has");
         let kubeconfig = plane.service_account_kubeconfig(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT).await;
-        let options = OperatorOptions { args: ["--log-format", "text"].map(Into::into).into(), ..Default::default() };
+        let options = OperatorOptions {
+            args: ["--log-format", "text"].map(Into::into).into(),
+            // Its log is a file, for people.
+            env: vec![("NO_COLOR".into(), "1".into())],
+            ..Default::default()
+        };
         let operator = Operator::start_with_kubeconfig(kubeconfig, options).await;
         note("it is ready");
 
@@ -295,8 +300,8 @@ fn note(text: &str) {
 
 /// What a program printed, indented.
 fn print(text: &str) {
-    for line in text.lines().filter(|line| !line.is_empty()) {
-        println!("    {line}");
+    for line in text.lines() {
+        println!("{}", format!("    {line}").trim_end());
     }
 }
 

@@ -33,6 +33,7 @@ use super::{client_metadata::ClientMetadata, schema};
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must have at most 63 characters: it becomes a label value"),
+    validation = Rule::new("!has(self.spec.secret) || !has(self.spec.secret.name) || self.spec.secret.name != self.metadata.name + '-registration'").message("spec.secret.name must not be the OAuthClient's name followed by -registration: that Secret is the operator's own"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

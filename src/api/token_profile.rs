@@ -72,7 +72,7 @@ pub struct TokenProfileSpec {
     #[serde(default)]
     pub limits: Limits,
 
-    /// Stops all calls to the server for this profile; existing Secrets stay.
+    /// Stops all calls to the server for this profile, but the removal of deleted clients; existing Secrets stay.
     #[serde(default)]
     pub suspend: bool,
 }

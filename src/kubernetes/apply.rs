@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{Error, SecretData};
-use crate::api::OPERATOR;
+use crate::api::{FINALIZER, OPERATOR};
 
 /// No object has this resourceVersion, so an apply that carries it can only create.
 const MUST_NOT_EXIST: &str = "1";
@@ -81,8 +81,9 @@ pub async fn remove_secret(client: &Client, secret: &Secret) -> Result<(), Error
     let api = Api::<Secret>::namespaced(client.clone(), &namespace);
     let failed = |error| Error::new(format!("could not remove Secret {namespace}/{name}"), error);
     let gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_not_found());
-    if !secret.finalizers().is_empty() {
-        match patch_metadata(client, secret, json!({"finalizers": null})).await {
+    if secret.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        let others: Vec<&String> = secret.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
+        match patch_metadata(client, secret, json!({"finalizers": others})).await {
             Ok(_) => {}
             Err(Error::Unavailable { source, .. }) if gone(&source) => return Ok(()),
             Err(error) => return Err(error),
@@ -99,7 +100,8 @@ pub async fn remove_secret(client: &Client, secret: &Secret) -> Result<(), Error
     }
 }
 
-/// Merges `metadata` into the object's metadata, if the object is still as it was read.
+/// Merges `metadata` into the object's metadata, if the object is still as it was read; an object without a
+/// resourceVersion stands for whatever is there.
 ///
 /// # Errors
 /// [`Error::Conflict`] if it was changed meanwhile; otherwise as [`Error::new`] classifies.
@@ -108,7 +110,9 @@ where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    metadata["resourceVersion"] = json!(object.resource_version());
+    if let Some(version) = object.resource_version() {
+        metadata["resourceVersion"] = json!(version);
+    }
     Api::<K>::namespaced(client.clone(), &namespace)
         .patch(
             &name,

@@ -71,9 +71,10 @@ impl Error {
         }
     }
 
-    /// Whether the write can't have happened and won't by trying again.
+    /// Whether the write can't have happened and won't by trying again. A refusal by RBAC is not among them: an API
+    /// server that has just started refuses everybody until it has read the roles.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::NamespaceTerminating { .. } | Self::Forbidden { .. } | Self::Invalid { .. })
+        matches!(self, Self::NamespaceTerminating { .. } | Self::Invalid { .. })
     }
 }

@@ -54,7 +54,7 @@ impl Elector {
                 Ok(true) => return true,
                 Ok(false) => {
                     if !std::mem::replace(&mut warned, true) {
-                        let holder = self.seen.as_ref().and_then(|seen| seen.spec.holder_identity.clone());
+                        let holder = self.holder();
                         tracing::info!(holder, "another replica leads; standing by");
                     }
                 }
@@ -78,6 +78,8 @@ impl Elector {
             let left = self.params.renew_deadline.saturating_sub(renewed.elapsed());
             match timeout(left, self.acquire_or_renew()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
+                // Somebody wrote it meanwhile; only another holder takes it from us.
+                Ok(Ok(false)) if self.holder() == Some(&self.params.identity) => {}
                 Ok(Ok(false)) => return tracing::error!("another replica has taken the lease"),
                 Ok(Err(error)) => tracing::warn!(%error, "could not renew the lease"),
                 Err(_) => return tracing::error!("the lease could not be renewed in time"),
@@ -110,6 +112,11 @@ impl Elector {
         // PUT with the resourceVersion that was read: a concurrent writer turns this into a 409.
         let replaced = self.api.replace(&self.params.name, &PostParams::default(), &lease).await;
         self.commit(replaced)
+    }
+
+    /// Who held the lease when we last read it.
+    fn holder(&self) -> Option<&String> {
+        self.seen.as_ref().and_then(|seen| seen.spec.holder_identity.as_ref())
     }
 
     fn claim(&self, previous: LeaseSpec, now: MicroTime) -> LeaseSpec {

@@ -20,5 +20,5 @@ pub use conditions::{ConditionStatus, Finding, condition, merge};
 pub use error::Error;
 pub use events::{Events, transitions};
 pub use secret_data::SecretData;
-pub use watch::{Watched, metadata_watch, receive};
+pub use watch::{Key, SecretChange, Watched, follow, receive, watch_secrets};
 pub use written::Written;

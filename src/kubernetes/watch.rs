@@ -1,8 +1,12 @@
 //! One watch per kind.
+//!
+//! A watch may be cut for longer than the API server remembers (410 Gone). Then everything is listed anew, and what
+//! changed or went in between is told when the new list is complete: not before, because the store still has the old one.
 
-use std::fmt::Debug;
+use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource, ResourceExt,
     api::PartialObjectMeta,
@@ -22,51 +26,35 @@ pub struct Watched<K: Resource<DynamicType = ()> + 'static> {
     changed: UnboundedReceiver<ObjectRef<DeserializeGuard<K>>>,
 }
 
-/// Whether the object has gone.
-pub type Gone = bool;
+/// Namespace (empty for cluster-wide kinds) and name.
+pub type Key = (String, String);
 
 impl<K> Watched<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Watches a kind from now on. `on_change` sees every object that comes, changes or goes.
+    /// Watches a kind from now on. `on_change` sees every object that comes or changes, and `None` for one that goes.
     ///
     /// The watch does not wait for its controller: controllers start when all the watches have delivered their first
     /// lists, so that none decides on half of the facts.
     pub fn start<F>(api: Api<DeserializeGuard<K>>, mut on_change: F) -> Self
     where
-        F: FnMut(&K, Gone) + Send + 'static,
+        F: FnMut(Key, Option<&K>) + Send + 'static,
     {
-        let (store, writer) = reflector::store();
         // References alone: the objects are in the store.
         let (sender, changed) = unbounded_channel();
-        let mut events = watcher(api, watcher::Config::default())
-            .default_backoff()
-            .modify(|object| {
-                // Nobody reads them, and they are the larger part of many objects.
-                object.managed_fields_mut().clear();
-                object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-            })
-            .reflect(writer)
-            .boxed();
-        tokio::spawn(async move {
-            while let Some(event) = events.next().await {
-                let (object, gone) = match event {
-                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => (object, false),
-                    Ok(watcher::Event::Delete(object)) => (object, true),
-                    Ok(watcher::Event::Init | watcher::Event::InitDone) => continue,
-                    Err(error) => {
-                        tracing::warn!(%error, kind = %K::kind(&()), "the watch was cut; watching again");
-                        continue;
+        let store = follow(api, move |reference: ObjectRef<DeserializeGuard<K>>, object| {
+            let key = (reference.namespace.clone().unwrap_or_default(), reference.name.clone());
+            match &object {
+                None => on_change(key, None),
+                Some(object) => {
+                    if let Ok(object) = &object.0 {
+                        on_change(key, Some(object));
                     }
-                };
-                if let Ok(object) = &object.0 {
-                    on_change(object, gone);
-                }
-                if sender.send(ObjectRef::from_obj(&object)).is_err() {
-                    return;
                 }
             }
+            // Nobody listens any more: the process is stopping.
+            let _ = sender.send(reference);
         });
         Self { store, changed }
     }
@@ -78,18 +66,95 @@ where
     }
 }
 
+/// Watches a kind into a store, and tells what comes, changes and (`None`) goes, when the store has it.
+pub fn follow<T, F>(api: Api<T>, mut tell: F) -> Store<T>
+where
+    T: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    F: FnMut(ObjectRef<T>, Option<Arc<T>>) + Send + 'static,
+{
+    let (store, writer) = reflector::store();
+    let reader = store.clone();
+    let mut events = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|object| {
+            // Nobody reads them, and they are the larger part of many objects.
+            object.managed_fields_mut().clear();
+            object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
+        .reflect(writer)
+        .boxed();
+    tokio::spawn(async move {
+        let mut known: HashSet<ObjectRef<T>> = HashSet::new();
+        let mut listed = HashSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.insert(ObjectRef::from_obj(&object));
+                }
+                Ok(watcher::Event::InitDone) => {
+                    for gone in known.difference(&listed) {
+                        tell(gone.clone(), None);
+                    }
+                    known = std::mem::take(&mut listed);
+                    for reference in &known {
+                        tell(reference.clone(), reader.get(reference));
+                    }
+                }
+                Ok(watcher::Event::Apply(object)) => {
+                    let reference = ObjectRef::from_obj(&object);
+                    known.insert(reference.clone());
+                    tell(reference, Some(Arc::new(object)));
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    let reference = ObjectRef::from_obj(&object);
+                    known.remove(&reference);
+                    tell(reference, None);
+                }
+                Err(error) => tracing::warn!(%error, kind = %T::kind(&()), "the watch was cut; watching again"),
+            }
+        }
+    });
+    store
+}
+
 /// The receiver as a stream.
 pub fn receive<T: Send>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = T> + Send {
     stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|item| (item, receiver)))
 }
 
-/// Watches the metadata of a kind by label: no payload is ever read.
-pub fn metadata_watch<K>(
-    api: Api<PartialObjectMeta<K>>,
+/// What happened to Secrets.
+#[derive(Clone, Debug)]
+pub enum SecretChange {
+    /// This one came, changed or went.
+    Of(Box<PartialObjectMeta<Secret>>),
+    /// The watch was cut: any of them.
+    Unknown,
+}
+
+/// Watches the metadata of Secrets by label: no payload is ever read, and nothing is stored.
+pub fn watch_secrets(
+    api: Api<PartialObjectMeta<Secret>>,
     labels: &str,
-) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-{
-    watcher(api, watcher::Config::default().labels(labels)).default_backoff().touched_objects()
+) -> impl Stream<Item = SecretChange> + Send + use<> {
+    let events = watcher(api, watcher::Config::default().labels(labels)).default_backoff();
+    let mut lists = 0;
+    events.filter_map(move |event| {
+        let change = match event {
+            Ok(watcher::Event::Apply(secret) | watcher::Event::Delete(secret)) => {
+                Some(SecretChange::Of(Box::new(secret)))
+            }
+            // The first list tells nothing new: every object is looked at when the controllers start.
+            Ok(watcher::Event::InitDone) => {
+                lists += 1;
+                (lists > 1).then_some(SecretChange::Unknown)
+            }
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
+            Err(error) => {
+                tracing::warn!(%error, kind = "Secret", "the watch was cut; watching again");
+                None
+            }
+        };
+        futures::future::ready(change)
+    })
 }

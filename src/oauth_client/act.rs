@@ -14,7 +14,7 @@ use super::{
     metadata::Document,
     observe::{ApplicationSecret, Change, Observed},
     plan::{self, Step},
-    registration::{self, Registration, RegistrationSecret, ServerSnapshot},
+    registration::{self, Registration, RegistrationSecret, ServerSnapshot, StoredSecret},
 };
 use crate::{
     api::{FINALIZER, OAuthClientStatus, PossibleOrphan, TokenProfile, reasons},
@@ -75,10 +75,21 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Kubernetes(error) => error.retry(),
+            Self::Connection(ConnectionError::Server(error)) | Self::Server(error) => match error {
+                // The same call would be answered in the same way.
+                dcr::Error::Refused { .. }
+                    if [reasons::UPDATE_UNSUPPORTED, reasons::REGISTRATION_LOST].contains(&error.reason()) =>
+                {
+                    Retry::OnChange
+                }
+                dcr::Error::Refused { .. } | dcr::Error::Unavailable { .. } => error.retry(),
+                // What it is about is the profile's, and may be mended without a trace in our inputs.
+                _ => Retry::Backoff,
+            },
             Self::Connection(error) => error.retry(),
-            Self::Server(error) | Self::OutcomeUnknown { source: error, .. } => match error.retry() {
-                // It was sent, and what came back made no sense: only time can tell.
-                Retry::OnChange if matches!(self, Self::OutcomeUnknown { .. }) => Retry::Backoff,
+            // Only time can tell.
+            Self::OutcomeUnknown { source, .. } => match source.retry() {
+                Retry::OnChange => Retry::Backoff,
                 retry => retry,
             },
             Self::NotStored { .. } | Self::Inconsistent(_) => Retry::Backoff,
@@ -96,37 +107,42 @@ pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<C
         Step::Update { document, body } => update(context, observed, document, body).await,
         Step::ApplySecret { secret, precondition } => {
             let applied = kubernetes::apply_secret(&context.client, &secret, &precondition).await?;
-            Ok(Change::SecretApplied(Box::new(applied)))
+            Ok(Change::SecretApplied { secret: StoredSecret::new(applied), data: secret.data })
         }
         Step::RemoveSecret => {
             if let ApplicationSecret::Ours { secret, .. } = &observed.secret {
-                kubernetes::remove_secret(&context.client, secret).await?;
+                kubernetes::remove_secret(&context.client, &secret.0).await?;
             }
             Ok(Change::SecretRemoved)
         }
         Step::RemoveFormerSecret => {
             if let Some(secret) = &observed.former_secret {
-                kubernetes::remove_secret(&context.client, secret).await?;
+                kubernetes::remove_secret(&context.client, &secret.0).await?;
             }
             Ok(Change::FormerSecretRemoved)
         }
         Step::ReportPossibleOrphan { attempt } => report_possible_orphan(context, observed, attempt).await,
         Step::Deregister => deregister::deregister(context, observed).await,
+        Step::RestoreFinalizer => {
+            let mut finalizers = observed.client.finalizers().to_vec();
+            finalizers.push(FINALIZER.to_owned());
+            write_metadata(context, observed, json!({"finalizers": finalizers})).await
+        }
         Step::ReportOrphan { client_id, why } => {
             deregister::report_orphan(context, observed, &client_id, &why).await;
-            Ok(Change::Settled)
+            register::settle(context, observed).await
         }
         Step::ReportRetained { client_id } => {
             let note = format!("client {client_id} stays registered (deletionPolicy: Retain)");
             tracing::info!(client_id, "{note}");
             context.events.normal(&observed.client.object_ref(&()), "Retained", &note).await;
-            Ok(Change::Settled)
+            register::settle(context, observed).await
         }
         Step::RemoveRegistration => {
             if let RegistrationSecret::Held { secret, .. } | RegistrationSecret::Unreadable { secret, .. } =
                 &observed.registration
             {
-                kubernetes::remove_secret(&context.client, secret).await?;
+                kubernetes::remove_secret(&context.client, &secret.0).await?;
             }
             Ok(Change::RegistrationRemoved)
         }
@@ -160,10 +176,10 @@ async fn update(context: &Context, observed: &Observed, document: Document, body
         request: document.0,
         server: snapshot,
     };
-    let unchanged = Precondition::Unchanged(secret.resource_version().unwrap_or_default());
+    let unchanged = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
     let secret = register::keep(context, observed, &registration, &unchanged).await?;
     tracing::info!(client_id = registration.information.client_id, "updated the registration");
-    Ok(Change::Updated { secret: Box::new(secret), registration: Box::new(registration) })
+    Ok(Change::Updated { secret: StoredSecret::new(secret), registration: Box::new(registration) })
 }
 
 /// An update's answer may leave out the secret and the management access where they have not changed.
@@ -200,7 +216,13 @@ async fn report_possible_orphan(context: &Context, observed: &Observed, attempt:
     );
     tracing::warn!(attempt = id, "{note}");
     context.events.warning(&observed.client.object_ref(&()), "PossibleOrphan", &note).await;
-    Ok(Change::StatusWritten(Box::new(client)))
+    Ok(Change::ClientWritten(Box::new(client)))
+}
+
+async fn write_metadata(context: &Context, observed: &Observed, metadata: serde_json::Value) -> Result<Change, Error> {
+    let client = kubernetes::patch_metadata(&context.client, &observed.client, metadata).await?;
+    context.written.note(&client);
+    Ok(Change::ClientWritten(Box::new(client)))
 }
 
 /// Writes the status, and remembers that the watch will lag behind it.

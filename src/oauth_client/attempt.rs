@@ -34,7 +34,19 @@ pub struct Ended {
     pub refused_inputs: Option<u64>,
 }
 
+/// The reason of an attempt whose registration has been removed again, or given up.
+pub const SETTLED: &str = "Settled";
+
 impl Attempt {
+    /// The last attempt, ended because nothing of it needs to be looked after any more.
+    #[must_use]
+    pub fn settled(client: &OAuthClient, now: Timestamp) -> Self {
+        let ended = Ended { reason: SETTLED.into(), message: String::new(), refused_inputs: None };
+        let uid = client.metadata.uid.clone().unwrap_or_default();
+        let last = Self::last(client).unwrap_or(Self { id: String::new(), started_at: now, uid, ended: None });
+        Self { ended: Some(ended), ..last }
+    }
+
     /// The last attempt of this very object, if it had one.
     #[must_use]
     pub fn last(client: &OAuthClient) -> Option<Self> {

@@ -4,15 +4,12 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource, ResourceExt,
-    api::PartialObjectMeta,
     core::DeserializeGuard,
     runtime::{
         controller::{Action, Config},
         reflector::ObjectRef,
-        watcher,
     },
 };
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -26,7 +23,7 @@ use super::{
 use crate::{
     api::{OAuthClient, OAuthClientStatus, conditions},
     context::Context,
-    kubernetes::{self, Watched, condition},
+    kubernetes::{self, SecretChange, Watched, condition},
     ops::Outcome,
 };
 
@@ -52,19 +49,34 @@ pub enum Changes {
 pub async fn run(
     context: Arc<Context>,
     watched: Watched<OAuthClient>,
-    secrets: impl Stream<Item = Result<PartialObjectMeta<Secret>, watcher::Error>> + Send + 'static,
+    secrets: impl Stream<Item = SecretChange> + Send + 'static,
     changes: UnboundedReceiver<Changes>,
 ) {
     let config = Config::default().concurrency(context.settings.workers);
+    let by_secret = Arc::clone(&context);
     watched
         .controller()
         .with_config(config)
-        .owns_stream(secrets)
+        .reconcile_on(secrets.flat_map(move |change| stream::iter(owners(&by_secret, &change))))
         .reconcile_on(concerned(Arc::clone(&context), changes))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
         .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
         .for_each(async |_| {})
         .await;
+}
+
+/// The clients that own a Secret that has changed.
+fn owners(context: &Context, change: &SecretChange) -> Vec<ObjectRef<Guarded>> {
+    match change {
+        SecretChange::Unknown => context.clients.filter_map(|client| {
+            Some(ObjectRef::new(&client.name_any()).within(&client.namespace().unwrap_or_default()))
+        }),
+        SecretChange::Of(secret) => {
+            let owners = secret.owner_references().iter().filter(|owner| owner.kind == OAuthClient::kind(&()));
+            let namespace = secret.namespace().unwrap_or_default();
+            owners.map(|owner| ObjectRef::new(&owner.name).within(&namespace)).collect()
+        }
+    }
 }
 
 /// The clients that a change is about.
@@ -122,6 +134,10 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let mut planned = plan(&observed, Timestamp::now());
     for _ in 0..MOST_STEPS {
         let Some(step) = planned.step.clone() else { break };
+        if context.stop.is_cancelled() && step.calls_the_server() {
+            // The next leader will do it.
+            return Ok(Action::await_change());
+        }
         match act::act(context, &observed, step.clone()).await {
             Ok(change) => observed.apply(change),
             Err(act::Error::Kubernetes(error @ kubernetes::Error::Conflict { .. })) => return Err(error),
@@ -141,7 +157,11 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let now = Timestamp::now();
     let delay = if let Some((step, error)) = &failed {
         tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
-        context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+        let delay = context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now);
+        observed.not_before = context.client_backoff.not_before(&uid, observed.backoff_inputs());
+        // A deletion waits no longer than its time-out, whatever the delay.
+        let planned = plan(&observed, now).requeue_after;
+        [delay, planned].into_iter().flatten().min()
     } else {
         if observed.not_before.is_none_or(|not_before| not_before <= now) {
             context.client_backoff.forget(&uid);
@@ -152,8 +172,8 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let status = status(&observed, &planned, failure.as_ref(), now);
     report(context, &planned, failure.as_ref(), &status);
     if observed.client.status.as_ref() != Some(&status) {
-        announce(context, &observed, &status).await;
         act::write_status(context, &observed, &status).await?;
+        announce(context, &observed, &status).await;
     }
     Ok(delay.map_or_else(Action::await_change, Action::requeue))
 }

@@ -11,12 +11,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
 use super::{
-    attempt::Attempt,
+    attempt::{Attempt, SETTLED},
     metadata,
-    registration::{self, Registration, RegistrationSecret},
+    registration::{self, Registration, RegistrationSecret, StoredSecret},
 };
 use crate::{
-    api::{DcrPolicy, OAuthClient, OPERATOR, TokenProfile, annotations, labels},
+    api::{DcrPolicy, OAuthClient, TokenProfile, annotations},
     context::Context,
     kubernetes::{self, SecretData},
     policy, token_profile,
@@ -34,11 +34,9 @@ pub struct Observed {
     pub registration: RegistrationSecret,
     pub secret: ApplicationSecret,
     /// The Secret of the status, if the spec now names another one.
-    pub former_secret: Option<Box<Secret>>,
+    pub former_secret: Option<StoredSecret>,
     /// No call to the server before this time: the last one failed with these inputs.
     pub not_before: Option<Timestamp>,
-    /// The server has been told that the client goes, or a person has been told that it stays.
-    pub settled: bool,
     /// An id for an attempt, should one be due.
     pub attempt_id: String,
     pub deletion_timeout: Duration,
@@ -51,7 +49,7 @@ pub enum ApplicationSecret {
     /// There is one of that name that is not ours.
     Foreign,
     Ours {
-        secret: Box<Secret>,
+        secret: StoredSecret,
         data: SecretData,
     },
 }
@@ -62,23 +60,24 @@ pub enum Change {
     /// The client is registered, and that is kept.
     Registered {
         client: Box<OAuthClient>,
-        secret: Box<Secret>,
+        secret: StoredSecret,
         registration: Box<Registration>,
     },
     /// The registration is updated, and that is kept.
     Updated {
-        secret: Box<Secret>,
+        secret: StoredSecret,
         registration: Box<Registration>,
     },
     /// The application's Secret is as it should be.
-    SecretApplied(Box<Secret>),
+    SecretApplied {
+        secret: StoredSecret,
+        data: SecretData,
+    },
     /// The application's Secret is gone: it will be made anew with another type.
     SecretRemoved,
     FormerSecretRemoved,
-    /// The status has been written early.
-    StatusWritten(Box<OAuthClient>),
-    /// See [`Observed::settled`].
-    Settled,
+    /// The OAuthClient itself has been written: a finalizer, an attempt, an early status.
+    ClientWritten(Box<OAuthClient>),
     /// The registration Secret is gone.
     RegistrationRemoved,
     /// The finalizer is gone, and so, soon, is the client.
@@ -96,16 +95,18 @@ impl Observed {
             Change::Updated { secret, registration } => {
                 self.registration = RegistrationSecret::Held { secret, registration };
             }
-            Change::SecretApplied(secret) => {
-                let data = SecretData::of(&secret);
-                self.secret = ApplicationSecret::Ours { secret, data };
-            }
+            Change::SecretApplied { secret, data } => self.secret = ApplicationSecret::Ours { secret, data },
             Change::SecretRemoved => self.secret = ApplicationSecret::Absent,
             Change::FormerSecretRemoved => self.former_secret = None,
-            Change::StatusWritten(client) | Change::Released(client) => self.client = *client,
-            Change::Settled => self.settled = true,
+            Change::ClientWritten(client) | Change::Released(client) => self.client = *client,
             Change::RegistrationRemoved => self.registration = RegistrationSecret::Absent,
         }
+    }
+
+    /// The server has been told that the client goes, or a person has been told that it stays.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        Attempt::last(&self.client).and_then(|attempt| attempt.ended).is_some_and(|ended| ended.reason == SETTLED)
     }
 
     /// Namespace of the client.
@@ -162,7 +163,7 @@ impl Observed {
         let status = self.client.status.as_ref();
         let listed = status.map_or(&[][..], |status| &status.possible_orphans);
         // Known, and taken care of.
-        if self.settled || status.is_some_and(|status| status.client_id.is_some()) {
+        if status.is_some_and(|status| status.client_id.is_some()) {
             return None;
         }
         Attempt::last(&self.client).filter(|attempt| {
@@ -210,12 +211,13 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
         registration: registration_secret(registration, &uid),
         secret: match secret {
             None => ApplicationSecret::Absent,
-            Some(secret) if !is_ours(&secret, &uid) => ApplicationSecret::Foreign,
-            Some(secret) => ApplicationSecret::Ours { data: SecretData::of(&secret), secret: Box::new(secret) },
+            Some(secret) if !is_for_application(&secret, &uid) => ApplicationSecret::Foreign,
+            Some(secret) => {
+                ApplicationSecret::Ours { data: SecretData::of(&secret), secret: StoredSecret::new(secret) }
+            }
         },
-        former_secret: former_secret.filter(|secret| is_ours(secret, &uid)).map(Box::new),
+        former_secret: former_secret.filter(|secret| is_for_application(secret, &uid)).map(StoredSecret::new),
         not_before: None,
-        settled: false,
         attempt_id: uuid::Uuid::new_v4().to_string(),
         deletion_timeout: context.settings.deletion_timeout,
         client,
@@ -232,28 +234,28 @@ async fn read(context: &Context, namespace: &str, name: Option<&String>) -> Resu
         .map_err(|error| kubernetes::Error::new(format!("could not read Secret {namespace}/{name}"), error))
 }
 
-/// A Secret is ours if it carries our label and this very object owns it.
+/// A Secret is ours if this very object owns it. The label may have been taken off: then it is put back.
 fn is_ours(secret: &Secret, uid: &str) -> bool {
-    secret.labels().get(labels::MANAGED_BY).map(String::as_str) == Some(OPERATOR)
-        && secret.owner_references().iter().any(|owner| owner.uid == uid)
+    secret.owner_references().iter().any(|owner| owner.uid == uid)
+}
+
+/// Ours, and not one that keeps a registration: that one is never taken for the application's.
+fn is_for_application(secret: &Secret, uid: &str) -> bool {
+    is_ours(secret, uid) && secret.type_.as_deref() != Some(registration::SECRET_TYPE)
 }
 
 /// Sorts out what the Secret `<name>-registration` is.
 pub fn registration_secret(secret: Option<Secret>, uid: &str) -> RegistrationSecret {
     match secret {
         None => RegistrationSecret::Absent,
-        // The label may have been taken off; the type can't be changed, and the owner has to be us.
-        Some(secret)
-            if secret.type_.as_deref() != Some(registration::SECRET_TYPE)
-                || !secret.owner_references().iter().any(|owner| owner.uid == uid) =>
-        {
+        Some(secret) if secret.type_.as_deref() != Some(registration::SECRET_TYPE) || !is_ours(&secret, uid) => {
             RegistrationSecret::Foreign
         }
         Some(secret) => match Registration::from_data(&SecretData::of(&secret)) {
             Ok(registration) => {
-                RegistrationSecret::Held { secret: Box::new(secret), registration: Box::new(registration) }
+                RegistrationSecret::Held { secret: StoredSecret::new(secret), registration: Box::new(registration) }
             }
-            Err(key) => RegistrationSecret::Unreadable { secret: Box::new(secret), key },
+            Err(key) => RegistrationSecret::Unreadable { secret: StoredSecret::new(secret), key },
         },
     }
 }

@@ -28,6 +28,8 @@ pub enum Step {
     Register { attempt: Attempt, document: Document },
     /// Change the registration (RFC 7592 section 2.2): `body` is sent so that the client becomes what `document` asks for.
     Update { document: Document, body: Document },
+    /// Put the finalizer back: without it, a deletion would pass the operator by.
+    RestoreFinalizer,
     /// Write the application's Secret.
     ApplySecret { secret: SecretSpec, precondition: Precondition },
     /// Remove the application's Secret, to make it anew: the type of a Secret can't be changed.
@@ -48,13 +50,22 @@ pub enum Step {
     Release,
 }
 
+const ANOTHER_NAME: &str = "choose another spec.secret.name";
+
 impl Step {
+    /// Whether it calls the authorization server.
+    #[must_use]
+    pub fn calls_the_server(&self) -> bool {
+        matches!(self, Self::Register { .. } | Self::Update { .. } | Self::Deregister)
+    }
+
     /// For the log.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Register { .. } => "Register",
             Self::Update { .. } => "Update",
+            Self::RestoreFinalizer => "RestoreFinalizer",
             Self::ApplySecret { .. } => "ApplySecret",
             Self::RemoveSecret => "RemoveSecret",
             Self::RemoveFormerSecret => "RemoveFormerSecret",
@@ -98,7 +109,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     match &observed.registration {
         RegistrationSecret::Held { registration, .. } => plan.maintain(observed, registration, document.ok(), now),
         RegistrationSecret::Absent => plan.enroll(observed, document.ok(), now),
-        RegistrationSecret::Foreign => plan.conflict(&super::registration::secret_name(observed.name())),
+        RegistrationSecret::Foreign => {
+            let secret = super::registration::secret_name(observed.name());
+            plan.conflict(&secret, "give the OAuthClient another name");
+        }
         RegistrationSecret::Unreadable { key, .. } => {
             let secret = super::registration::secret_name(observed.name());
             plan.lose(format!(
@@ -144,7 +158,7 @@ impl Plan {
         self.secret_synced = Finding::unknown(reasons::PROGRESSING, "there are no credentials yet");
         if matches!(observed.secret, ApplicationSecret::Foreign) {
             self.registered = Finding::unknown(reasons::PROGRESSING, "not tried: the credentials could not be stored");
-            self.conflict(observed.secret_name());
+            self.conflict(observed.secret_name(), ANOTHER_NAME);
             return;
         }
         self.require_profile(observed);
@@ -187,6 +201,10 @@ impl Plan {
         let client_id = &registration.information.client_id;
         self.registered = Finding::yes(reasons::REGISTERED, format!("registered as client {client_id}"));
 
+        if !has_finalizer(observed) {
+            self.step = Some(Step::RestoreFinalizer);
+            return;
+        }
         // Credentials first: workloads wait for them.
         self.step = self.secret(observed, registration);
         if self.step.is_some() {
@@ -225,6 +243,10 @@ impl Plan {
             return;
         }
         if self.waits(observed, now) {
+            let said = said(observed, conditions::REGISTERED);
+            if said.reason == reasons::REGISTRATION_LOST {
+                self.registered = said;
+            }
             return;
         }
         let body = update_document(&registration.information, &registration.request, &document.0);
@@ -242,22 +264,22 @@ impl Plan {
         let wanted_labels = secret_labels(observed.name());
         let precondition = match &observed.secret {
             ApplicationSecret::Foreign => {
-                self.conflict(name);
+                self.conflict(name, ANOTHER_NAME);
                 return None;
             }
             ApplicationSecret::Absent => Precondition::Absent,
-            ApplicationSecret::Ours { secret, .. } if secret.type_.as_deref() != Some(spec.type_.as_str()) => {
+            ApplicationSecret::Ours { secret, .. } if secret.0.type_.as_deref() != Some(spec.type_.as_str()) => {
                 return Some(Step::RemoveSecret);
             }
             ApplicationSecret::Ours { secret, data: live } => {
                 let as_wanted = live.contains(&data)
-                    && owned_keys(secret).is_none_or(|owned| owned.iter().all(|key| data.get(key).is_some()))
-                    && wanted_labels.iter().all(|(key, value)| secret.labels().get(key) == Some(value));
+                    && owned_keys(&secret.0).is_none_or(|owned| owned.iter().all(|key| data.get(key).is_some()))
+                    && wanted_labels.iter().all(|(key, value)| secret.0.labels().get(key) == Some(value));
                 if as_wanted {
                     self.secret_synced = Finding::yes(reasons::SECRET_SYNCED, format!("Secret {name} is up to date"));
                     return observed.former_secret.is_some().then_some(Step::RemoveFormerSecret);
                 }
-                Precondition::Unchanged(secret.resource_version().unwrap_or_default())
+                Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
             }
         };
         self.secret_synced = Finding::unknown(reasons::PROGRESSING, format!("writing Secret {name}"));
@@ -298,11 +320,11 @@ impl Plan {
         true
     }
 
-    fn conflict(&mut self, secret: &str) {
+    fn conflict(&mut self, secret: &str, way_out: &str) {
         self.secret_synced = Finding::no(
             reasons::SECRET_CONFLICT,
             format!(
-                "there is a Secret {secret} that does not belong to this OAuthClient; it is not touched. Remove or rename it, or choose another spec.secret.name"
+                "there is a Secret {secret} that does not belong to this OAuthClient; it is not touched. Remove it, or {way_out}"
             ),
         );
         // The other Secret is not watched.
@@ -318,22 +340,28 @@ impl Plan {
 /// The OAuthClient is going away. Needs no valid spec, no policy and, with `Retain`, no server.
 fn deletion(observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan::unchanged(observed);
-    if !observed.client.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    let holds = matches!(observed.registration, RegistrationSecret::Held { .. });
+    if !has_finalizer(observed) && !holds {
         return plan;
     }
     let RegistrationSecret::Held { registration, .. } = &observed.registration else {
-        plan.step = Some(match (&observed.registration, observed.unreported_attempt()) {
-            (_, Some(attempt)) => Step::ReportPossibleOrphan { attempt },
-            (RegistrationSecret::Unreadable { key, .. }, None) if !observed.settled => Step::ReportOrphan {
-                client_id: observed.client.status.as_ref().and_then(|s| s.client_id.clone()).unwrap_or_default(),
-                why: format!("key {key:?} of its registration Secret is missing or spoilt"),
-            },
-            (RegistrationSecret::Unreadable { .. }, None) => Step::RemoveRegistration,
+        let known = observed.client.status.as_ref().and_then(|status| status.client_id.clone());
+        let retained = observed.client.spec.deletion_policy == DeletionPolicy::Retain;
+        plan.step = Some(match (observed.unreported_attempt(), known) {
+            (Some(attempt), _) => Step::ReportPossibleOrphan { attempt },
+            (None, Some(client_id)) if !observed.is_settled() && !retained => {
+                let secret = super::registration::secret_name(observed.name());
+                Step::ReportOrphan {
+                    client_id,
+                    why: format!("Secret {secret} is gone or spoilt, and with it the access to it"),
+                }
+            }
+            _ if matches!(observed.registration, RegistrationSecret::Unreadable { .. }) => Step::RemoveRegistration,
             _ => Step::Release,
         });
         return plan;
     };
-    if observed.settled {
+    if observed.is_settled() {
         plan.step = Some(Step::RemoveRegistration);
         return plan;
     }
@@ -392,12 +420,18 @@ fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>) -> 
     Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile {name} and its policies"))
 }
 
+fn has_finalizer(observed: &Observed) -> bool {
+    observed.client.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+}
+
 /// Refused by what the spec says, not by what is missing around it.
 fn is_refused(accepted: &Finding) -> bool {
     [reasons::POLICY_DENIED, reasons::INVALID_METADATA].contains(&accepted.reason.as_str())
 }
 
-fn permits(profile: &TokenProfile, namespace: &str, namespace_labels: &BTreeMap<String, String>) -> bool {
+/// Whether the profile lets in the OAuthClients of a namespace.
+#[must_use]
+pub fn permits(profile: &TokenProfile, namespace: &str, namespace_labels: &BTreeMap<String, String>) -> bool {
     let allowed = &profile.spec.allowed_namespaces;
     let same = profile.metadata.namespace.as_deref() == Some(namespace);
     match allowed.from {

@@ -94,13 +94,24 @@ pub enum RegistrationSecret {
     Foreign,
     /// It is ours, and this key of it is missing or spoilt.
     Unreadable {
-        secret: Box<Secret>,
+        secret: StoredSecret,
         key: &'static str,
     },
     Held {
-        secret: Box<Secret>,
+        secret: StoredSecret,
         registration: Box<Registration>,
     },
+}
+
+/// A Secret without its data: enough to write or remove it, and nothing for `Debug` to show.
+#[derive(Clone, Debug, Default)]
+pub struct StoredSecret(pub Box<Secret>);
+
+impl StoredSecret {
+    #[must_use]
+    pub fn new(secret: Secret) -> Self {
+        Self(Box::new(Secret { data: None, string_data: None, ..secret }))
+    }
 }
 
 #[cfg(test)]

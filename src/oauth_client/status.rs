@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     api::{Binding, OAuthClientStatus, annotations, conditions, reasons},
+    dcr::client_configuration_endpoint,
     kubernetes::{Finding, condition, merge},
     retry::Retry,
 };
@@ -30,6 +31,7 @@ impl Failure {
     #[must_use]
     pub fn new(step: &Step, error: &Error) -> Self {
         let about = match step {
+            _ if error.reason() == reasons::REGISTRATION_LOST => conditions::REGISTERED,
             Step::Update { .. } => conditions::IN_SYNC,
             Step::ApplySecret { .. } | Step::RemoveSecret | Step::RemoveFormerSecret => conditions::SECRET_SYNCED,
             _ => conditions::REGISTERED,
@@ -39,6 +41,12 @@ impl Failure {
             Error::OutcomeUnknown { .. } => Finding::unknown(error.reason(), error.to_string()),
             _ if about == conditions::IN_SYNC && error.reason() == "ServerUnavailable" => {
                 Finding::unknown(error.reason(), error.to_string())
+            }
+            _ if about == conditions::REGISTERED && error.reason() == reasons::REGISTRATION_LOST => {
+                let message = format!(
+                    "{error}: the client is gone on the server, or its registration access token is no longer valid; delete the OAuthClient and create it again for a new client"
+                );
+                Finding::no(error.reason(), message)
             }
             _ => Finding::no(error.reason(), error.to_string()),
         };
@@ -101,7 +109,11 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
     let mut status = OAuthClientStatus {
         observed_generation: generation,
         conditions: merge(&old.conditions, findings, generation, now),
-        last_handled_reconcile_at: client.annotations().get(annotations::RECONCILE).cloned(),
+        last_handled_reconcile_at: if suspended {
+            old.last_handled_reconcile_at.clone()
+        } else {
+            client.annotations().get(annotations::RECONCILE).cloned()
+        },
         binding: match &observed.secret {
             ApplicationSecret::Ours { .. } if secret_synced.is_true() => {
                 Some(Binding { name: observed.secret_name().to_owned() })
@@ -119,10 +131,18 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         status.client_id_issued_at = time(information.client_id_issued_at);
         status.client_secret_expires_at = time(information.client_secret_expires_at);
         status.server_changes = metadata::server_changes(&registration.request, &information.metadata);
-        status.registration_client_uri = information.registration_client_uri.as_deref().and_then(|uri| {
-            let endpoint = registration.server.metadata.registration_endpoint.as_deref()?;
-            crate::dcr::client_configuration_endpoint(endpoint, uri).ok()
-        });
+        // An attempt that was thought lost, and whose answer was kept after all.
+        status.possible_orphans.retain(|orphan| orphan.attempt != registration.attempt);
+        // Only a profile that lets the client in says where its server is. When the profile is gone, this is what the
+        // operator goes by; the Secret, which the application team can write, is not.
+        let profile = observed.profile.as_ref();
+        let profile =
+            profile.filter(|profile| plan::permits(profile, observed.namespace(), &observed.namespace_labels));
+        if let Some(endpoint) = profile.and_then(|p| p.status.as_ref()).and_then(|s| s.registration_endpoint.as_deref())
+        {
+            let uri = information.registration_client_uri.as_deref();
+            status.registration_client_uri = uri.and_then(|uri| client_configuration_endpoint(endpoint, uri).ok());
+        }
     }
     status
 }

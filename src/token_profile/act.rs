@@ -21,7 +21,11 @@ pub async fn act(context: &Context, observed: &mut Observed, step: &Step) -> Res
     context.metrics.server_request(operation, label, started.elapsed());
     observed.finding.failure = None;
     result.map_err(|error| {
-        let retry = error.retry();
+        // A wrong issuer or CA bundle may be mended where nobody tells us; a forbidden URL can't be.
+        let retry = match error.retry() {
+            Retry::OnChange if error.reason() != "InvalidEndpoint" => Retry::Backoff,
+            retry => retry,
+        };
         observed.finding.failure = Some(Failure {
             at,
             reason: error.reason(),
@@ -36,7 +40,11 @@ async fn call(context: &Context, observed: &mut Observed, step: &Step) -> Result
     let ca_bundle = observed.ca_bundle.as_ref().ok().cloned().flatten();
     let server = context.connections.server(&observed.profile, ca_bundle)?;
     match (step, &observed.credential) {
-        (Step::Discover { issuer }, _) => observed.finding.metadata = Some(server.discover(issuer).await?),
+        (Step::Discover { issuer }, _) => {
+            observed.finding.metadata = Some(server.discover(issuer).await?);
+            // Looked at anew, all of it.
+            observed.finding.token_obtained = false;
+        }
         (Step::ObtainToken { token_endpoint }, Ok(Credential::ClientCredentials(client))) => {
             server.initial_access_token(token_endpoint, client).await?;
             observed.finding.token_obtained = true;

@@ -4,12 +4,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     api::{self, CaBundleKind, CaBundleRef, SecretKeyRef, TokenProfile, labels, reasons},
@@ -88,12 +89,13 @@ pub struct Connections {
     client: Client,
     allow_insecure_http: bool,
     servers: Mutex<HashMap<String, (dcr::ServerOptions, dcr::Server)>>,
+    turns: Mutex<HashMap<String, (u16, Arc<Semaphore>)>>,
 }
 
 impl Connections {
     #[must_use]
     pub fn new(client: Client, allow_insecure_http: bool) -> Self {
-        Self { client, allow_insecure_http, servers: Mutex::default() }
+        Self { client, allow_insecure_http, servers: Mutex::default(), turns: Mutex::default() }
     }
 
     /// The server of a profile, with these certificates as its only trust if given.
@@ -121,6 +123,23 @@ impl Connections {
         Ok(server)
     }
 
+    /// One of the profile's places for a registration, token request included; waits until there is one.
+    pub async fn turn(&self, profile: &TokenProfile) -> Option<OwnedSemaphorePermit> {
+        let places = profile.spec.limits.max_concurrent_requests.max(1);
+        let turns = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let (known, turns) = turns
+                .entry(profile.uid().unwrap_or_default())
+                .or_insert_with(|| (places, Arc::new(Semaphore::new(places.into()))));
+            if *known != places {
+                (*known, *turns) = (places, Arc::new(Semaphore::new(places.into())));
+            }
+            Arc::clone(turns)
+        };
+        // Never closed.
+        turns.acquire_owned().await.ok()
+    }
+
     /// A server without a profile: only to remove a registration whose profile is gone.
     ///
     /// # Errors
@@ -139,6 +158,7 @@ impl Connections {
     /// Forgets the server of a profile that is gone.
     pub fn forget(&self, uid: &str) {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
     /// The certificates that the profile trusts; `None` = the operator's own trust store.

@@ -10,15 +10,12 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Resource, ResourceExt,
-    api::PartialObjectMeta,
     core::DeserializeGuard,
     runtime::{
         controller::{Action, Config},
         reflector::ObjectRef,
-        watcher,
     },
 };
 
@@ -26,7 +23,7 @@ use super::{act, observe, plan, status};
 use crate::{
     api::{TokenProfile, conditions},
     context::Context,
-    kubernetes::{self, Watched, condition},
+    kubernetes::{self, SecretChange, Watched, condition},
     ops::Outcome,
     retry::Retry,
 };
@@ -40,14 +37,14 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn run(
     context: Arc<Context>,
     watched: Watched<TokenProfile>,
-    credentials: impl Stream<Item = Result<PartialObjectMeta<Secret>, watcher::Error>> + Send + 'static,
+    credentials: impl Stream<Item = SecretChange> + Send + 'static,
 ) {
     let config = Config::default().concurrency(context.settings.workers);
     let by_secret = Arc::clone(&context);
     watched
         .controller()
         .with_config(config)
-        .watches_stream(credentials, move |secret| profiles_reading(&by_secret, &secret))
+        .reconcile_on(credentials.flat_map(move |change| stream::iter(profiles_reading(&by_secret, &change))))
         .reconcile_on(miscounted(Arc::clone(&context)))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
         .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
@@ -79,15 +76,21 @@ pub fn digest(profile: &TokenProfile) -> u64 {
     hasher.finish()
 }
 
-fn profiles_reading(context: &Context, secret: &PartialObjectMeta<Secret>) -> Vec<ObjectRef<Guarded>> {
-    let (namespace, name) = (secret.namespace(), secret.name_any());
+fn profiles_reading(context: &Context, change: &SecretChange) -> Vec<ObjectRef<Guarded>> {
     context.profiles.filter_map(|profile| {
         let source = profile.spec.initial_access_token.as_ref();
         let client = source.and_then(|source| source.client_credentials.as_ref()).map(|client| &client.secret_ref.name);
         let bearer = source.and_then(|source| source.bearer_token.as_ref()).map(|bearer| &bearer.secret_ref.name);
         let ca_bundle = profile.spec.tls.as_ref().and_then(|tls| tls.ca_bundle_ref.as_ref()).map(|bundle| &bundle.name);
-        let reads = [client, bearer, ca_bundle].into_iter().flatten().any(|read| *read == name);
-        (reads && profile.namespace() == namespace).then(|| reference(profile))
+        let concerned = match change {
+            SecretChange::Unknown => true,
+            SecretChange::Of(secret) => {
+                let name = secret.name_any();
+                let reads = [client, bearer, ca_bundle].into_iter().flatten().any(|read| *read == name);
+                reads && profile.namespace() == secret.namespace()
+            }
+        };
+        concerned.then(|| reference(profile))
     })
 }
 
@@ -127,7 +130,13 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
         return Ok(Action::await_change());
     }
 
-    let mut observed = observe::observe(&context, profile).await;
+    let mut observed = match observe::observe(&context, profile).await {
+        Ok(observed) => observed,
+        Err(error) => {
+            tracing::warn!(%error, reason = error.reason(), "the Kubernetes API fails; trying again");
+            return Ok(Action::requeue(COUNT_INTERVAL));
+        }
+    };
     let mut planned = plan::plan(&observed, Timestamp::now());
     let mut failed = None;
     while let Some(step) = planned.step.take() {
@@ -160,12 +169,12 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     };
     context.metrics.reconciled("TokenProfile", outcome, &reason);
     if observed.profile.status.as_ref() != Some(&status) {
-        announce(&context, &observed.profile, &status).await;
         if let Err(error) = kubernetes::apply_status(&context.client, &observed.profile, &status).await {
             tracing::warn!(%error, "could not write the status");
             let delay = context.profile_backoff.failed(&uid, observed.finding.inputs, Retry::Backoff, Timestamp::now());
             return Ok(Action::requeue(delay.unwrap_or(COUNT_INTERVAL)));
         }
+        announce(&context, &observed.profile, &status).await;
     }
     Ok(planned.requeue_after.map_or_else(Action::await_change, Action::requeue))
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::connection::{Credential, Error};
-use crate::{api::TokenProfile, context::Context, dcr};
+use crate::{api::TokenProfile, context::Context, dcr, kubernetes};
 
 /// A profile and what is known about it.
 #[derive(Debug)]
@@ -79,11 +79,14 @@ impl Findings {
 }
 
 /// Reads what the decision needs; writes nothing.
-pub async fn observe(context: &Context, profile: TokenProfile) -> Observed {
+///
+/// # Errors
+/// If the Kubernetes API fails: that says nothing about the profile.
+pub async fn observe(context: &Context, profile: TokenProfile) -> Result<Observed, kubernetes::Error> {
     let (namespace, name) = (profile.namespace().unwrap_or_default(), profile.name_any());
     let uid = profile.uid().unwrap_or_default();
-    let ca_bundle = context.connections.ca_bundle(&profile).await;
-    let credential = context.connections.credential(&profile).await;
+    let ca_bundle = told(context.connections.ca_bundle(&profile).await)?;
+    let credential = told(context.connections.credential(&profile).await)?;
 
     let mut hasher = DefaultHasher::new();
     profile.metadata.generation.hash(&mut hasher);
@@ -92,13 +95,21 @@ pub async fn observe(context: &Context, profile: TokenProfile) -> Observed {
         credential.hash(&mut hasher);
     }
     let inputs = hasher.finish();
-    Observed {
+    Ok(Observed {
         clients: count_clients(context, &namespace, &name),
         ca_bundle,
         credential,
         finding: context.findings.get(&uid, inputs),
         not_before: context.profile_backoff.not_before(&uid, inputs),
         profile,
+    })
+}
+
+/// What is missing is an observation; that the API failed is not.
+fn told<T>(read: Result<T, Error>) -> Result<Result<T, Error>, kubernetes::Error> {
+    match read {
+        Err(Error::Kubernetes(error)) => Err(error),
+        read => Ok(read),
     }
 }
 

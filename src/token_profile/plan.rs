@@ -57,11 +57,14 @@ pub struct Resolved {
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let spec = &observed.profile.spec;
     let finding = &observed.finding;
-    let due = finding.complete_at.is_some_and(|at| now.duration_since(at).as_secs() >= RECHECK.as_secs().cast_signed());
+    let endpoints = resolve(observed);
+    // A server whose registration is off may be switching it on.
+    let period = if endpoints.registration.is_some() { RECHECK } else { Duration::from_mins(1) };
+    let due = finding.complete_at.is_some_and(|at| until(at, now) >= period);
     let waiting = observed.not_before.filter(|not_before| *not_before > now);
     let mut plan = Plan {
         step: None,
-        endpoints: resolve(observed),
+        endpoints,
         discovery: Finding::unknown(reasons::PROGRESSING, "not looked up yet"),
         credentials: Finding::unknown(reasons::PROGRESSING, "not tried yet"),
         token_expires_at: None,
@@ -101,7 +104,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             reasons::NO_REGISTRATION_ENDPOINT,
             "the server's metadata have no registration_endpoint: switch dynamic client registration on there, or set spec.endpoints.registration",
         );
-        plan.requeue_after = Some(RECHECK);
+        plan.requeue_after = Some(period);
         return plan;
     }
     plan.discovery = match discover(spec) {

@@ -25,11 +25,7 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileS
             );
             (type_, finding)
         };
-        vec![
-            (conditions::READY, Finding::no(reasons::SUSPENDED, "the profile is suspended (spec.suspend)")),
-            kept(conditions::DISCOVERY_RESOLVED),
-            kept(conditions::CREDENTIALS_VALID),
-        ]
+        vec![kept(conditions::READY), kept(conditions::DISCOVERY_RESOLVED), kept(conditions::CREDENTIALS_VALID)]
     } else {
         let ready = [&plan.discovery, &plan.credentials]
             .into_iter()

@@ -1,1 +1,94 @@
-//! To come.
+//! The operator dies, or is asked to stop, at the worst moment.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::{
+    fixtures::*,
+    support::{
+        fault_server::{Answer, FaultServer, Registrar},
+        process::wait_until,
+    },
+};
+
+#[tokio::test]
+async fn a_crash_before_the_answer_is_kept_leaves_a_possible_orphan_that_is_reported() {
+    let home = Home::without_operator("killed").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let operator = home.operator(&[]).await;
+    home.profile(&server.url("")).await;
+    server.answer_once("POST", "/reg", Answer::never().carried_out());
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    let intent = home.get(CLIENTS, "shop").await.unwrap();
+    let attempt = intent["metadata"]["annotations"]["dcr-operator.dev/registration-attempt"].as_str().unwrap();
+    let attempt: serde_json::Value = serde_json::from_str(attempt).unwrap();
+    assert_eq!(intent["metadata"]["finalizers"], json!(["dcr-operator.dev/deregister"]));
+
+    operator.kill();
+    operator.restart().await;
+    let ready = home.until_ready("shop").await;
+    assert_eq!(ready["status"]["possibleOrphans"][0]["attempt"], attempt["id"]);
+    assert_says(&home.until_event("PossibleOrphan").await, &[attempt["id"].as_str().unwrap()]);
+    assert_eq!(metric(&operator, "dcr_operator_possible_orphans_total").await, 1);
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 2, "the one that is held, and the reported one");
+    server.assert_no_misuse();
+}
+
+#[tokio::test]
+async fn an_operator_that_is_asked_to_stop_finishes_what_it_has_begun() {
+    let home = Home::without_operator("stopped").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let operator = home.operator(&[]).await;
+    home.profile(&server.url("")).await;
+    server.handle("POST", "/reg", |_| {
+        Answer::json(201, &json!({"client_id": "c", "client_secret": "secret-of-c"})).after(Duration::from_secs(2))
+    });
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    let status = operator.terminate().await;
+    assert!(status.success(), "{status}\n{}", operator.log());
+    assert_eq!(home.registration("shop").await["client_id"], "c", "kept before the end");
+
+    operator.restart().await;
+    home.until_ready("shop").await;
+    assert_eq!(server.requests_to("POST", "/reg").len(), 1);
+    assert_eq!(home.secret("shop").await["client-secret"], "secret-of-c");
+}
+
+#[tokio::test]
+async fn an_answer_that_can_never_be_kept_is_given_back() {
+    let home = Home::without_operator("unkept").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let _operator = home.operator(&[]).await;
+    home.profile(&server.url("")).await;
+    // While the server takes its time, the namespace begins to go, and takes nothing new.
+    server.answer_once("POST", "/reg", Answer::empty(503).after(Duration::from_secs(1)));
+    home.apply(&home.oauth_client("early")).await;
+    wait_until("under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    home.delete_namespace().await;
+    home.until_gone(CLIENTS, "early").await;
+    let left = server.registrar(|registrar| registrar.client_count());
+    assert_eq!(left, 0, "nothing stays on the server");
+}
+
+#[tokio::test]
+async fn an_api_server_that_goes_away_loses_no_answer() {
+    // A control plane of its own: everybody else needs the shared one.
+    let home = Home::with_a_plane_of_its_own("outage").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let operator = home.operator(&[]).await;
+    home.profile(&server.url("")).await;
+    server.handle("POST", "/reg", |_| {
+        Answer::json(201, &json!({"client_id": "c", "client_secret": "secret-of-c"})).after(Duration::from_secs(1))
+    });
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    home.plane.api_server().kill();
+    wait_until("the answer waits in memory", WAIT, async || operator.log().contains("kept in memory")).await;
+    home.plane.restart_api_server().await;
+    home.until_ready("shop").await;
+    assert_eq!(server.requests_to("POST", "/reg").len(), 1);
+    assert_eq!(home.secret("shop").await["client-id"], "c");
+}

@@ -60,6 +60,14 @@ impl Home {
         Self::on(separate_plane(), prefix).await
     }
 
+    /// A namespace of a control plane that the test may take down.
+    pub async fn with_a_plane_of_its_own(prefix: &str) -> Self {
+        let plane = ControlPlane::start_with_crds(&crate::support::control_plane::project_crds()).await;
+        install_rbac(&plane).await;
+        // It ends with the process, as the shared ones do.
+        Self::on(Box::leak(Box::new(plane)), prefix).await
+    }
+
     /// Another namespace beside this one.
     pub async fn neighbour(&self, prefix: &str) -> Self {
         Self::on(self.plane, prefix).await

@@ -7,6 +7,7 @@ use crate::{
     support::{
         authorization_server::AuthorizationServer,
         fault_server::{FaultServer, Registrar},
+        process::wait_until,
     },
 };
 
@@ -102,7 +103,9 @@ async fn a_secret_of_somebody_else_is_never_touched() {
         let object = home.get(CLIENTS, client).await.unwrap();
         assert_eq!(verdict(&object, "Ready"), "False SecretConflict");
         assert_eq!(object["status"]["binding"], Value::Null);
-        assert!(home.until_event("SecretConflict").await.contains(secret));
+        let words = format!("Secret {secret} ");
+        let told = async || home.events("SecretConflict").await.into_iter().find(|note| note.contains(&words));
+        wait_until("an event about the conflict", WAIT, told).await;
         assert_eq!(home.get(SECRETS, secret).await, before);
     }
     assert_eq!(server.requests_to("POST", "/reg").len(), 0, "nothing is registered that could not be stored");

@@ -28,7 +28,7 @@ use super::{
     repository,
 };
 
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// The users of the static token file. Their names are in the audit log. Both pass every RBAC check (`system:masters`),
 /// so the operator must not run as one of them: see `service_account_kubeconfig`.
@@ -177,10 +177,10 @@ impl ControlPlane {
 
     /// A kubeconfig for a ServiceAccount that exists, by the TokenRequest API.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
-        let token =
-            self.kubectl_ok(&["create", "token", name, "--namespace", namespace, "--duration", "24h"], None).await;
         // Each call writes a file of its own: an operator may be reading the last one at this moment.
         static CALLS: AtomicUsize = AtomicUsize::new(0);
+        let token =
+            self.kubectl_ok(&["create", "token", name, "--namespace", namespace, "--duration", "24h"], None).await;
         let file = format!("{namespace}-{name}-{}.kubeconfig", CALLS.fetch_add(1, Ordering::Relaxed));
         write_kubeconfig(&self.folder, &file, &self.server, token.trim())
     }

@@ -222,18 +222,18 @@ async fn serve(stream: impl Connection, shared: &Shared) -> io::Result<()> {
             }
         };
         let path = request.path.clone();
-        let (answer, is_down) = {
+        // A connection from before: a server that is down does not carry out what comes over it.
+        if shared.state().down {
+            stream.get_ref().reset();
+            return Ok(());
+        }
+        let answer = {
             let mut state = shared.state();
             state.begin(&request);
-            (state.answer(request), state.down)
+            state.answer(request)
         };
         shared.changed.notify_waiters();
-        let delivered = if is_down {
-            stream.get_ref().reset();
-            Ok(false)
-        } else {
-            deliver(stream.get_mut(), answer, |count| shared.state().body_bytes_sent += count).await
-        };
+        let delivered = deliver(stream.get_mut(), answer, |count| shared.state().body_bytes_sent += count).await;
         shared.state().end(&path);
         if !delivered? {
             return Ok(());

@@ -88,7 +88,8 @@ pub fn free_port() -> u16 {
     const COUNT: u16 = 20_000;
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     // Test processes that run side by side start at different places.
-    let next = NEXT.get_or_init(|| AtomicU16::new((std::process::id().wrapping_mul(211) % u32::from(COUNT)) as u16));
+    let start = || u16::try_from(std::process::id().wrapping_mul(211) % u32::from(COUNT)).expect("less than COUNT");
+    let next = NEXT.get_or_init(|| AtomicU16::new(start()));
     (0..COUNT)
         .map(|_| FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())

@@ -2,7 +2,7 @@
 
 use kube::Resource;
 
-use super::{Error, timed};
+use super::{Error, register::settle, timed};
 use crate::{
     context::Context,
     dcr,
@@ -21,25 +21,21 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
         registration.management().ok_or(Error::Inconsistent("a deregistration needs management access"))?;
     let client_id = &registration.information.client_id;
 
-    let known = observed.profile.as_ref().filter(|profile| super::registration_endpoint(profile).is_ok());
-    let (server, origin) = if let Some(profile) = known {
-        let ca_bundle = match context.connections.ca_bundle(profile).await {
-            Ok(ca_bundle) => ca_bundle,
-            // It went with the namespace.
-            Err(_) => registration.server.ca_bundle.clone().map(String::into_bytes),
-        };
-        (context.connections.server(profile, ca_bundle)?, super::registration_endpoint(profile)?)
+    let stored_bundle = || registration.server.ca_bundle.clone().map(String::into_bytes);
+    let (server, endpoint) = if let Some(profile) = &observed.profile {
+        let origin = super::registration_endpoint(profile)?;
+        let ca_bundle = context.connections.ca_bundle(profile).await?;
+        (context.connections.server(profile, ca_bundle)?, dcr::client_configuration_endpoint(origin, uri)?)
     } else {
-        // The profile is gone. Only the status tells where its server was: the Secret can be written by the application
+        // The profile is gone. Only the status tells where the client was: the Secret can be written by the application
         // team, and must not be able to send the operator anywhere.
         let status = observed.client.status.as_ref();
-        let Some(origin) = status.and_then(|status| status.registration_client_uri.as_deref()) else {
+        let Some(endpoint) = status.and_then(|status| status.registration_client_uri.clone()) else {
             report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
-            return Ok(Change::Settled);
+            return settle(context, observed).await;
         };
-        (context.connections.bare_server(registration.server.ca_bundle.clone().map(String::into_bytes))?, origin)
+        (context.connections.bare_server(stored_bundle())?, endpoint)
     };
-    let endpoint = dcr::client_configuration_endpoint(origin, uri)?;
     match timed(context, "delete", server.delete(&endpoint, token)).await {
         Ok(deleted) => {
             let note = match deleted {
@@ -55,7 +51,7 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(Change::Settled)
+    settle(context, observed).await
 }
 
 /// Removes a registration that could not be stored; what became of it.

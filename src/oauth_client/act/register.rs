@@ -18,7 +18,7 @@ use crate::{
         attempt::{Attempt, Ended},
         metadata::Document,
         observe::{Change, Observed, registration_secret},
-        registration::{self, Registration, RegistrationSecret},
+        registration::{self, Registration, RegistrationSecret, StoredSecret},
     },
     retry::Retry,
     token_profile::Credential,
@@ -26,8 +26,12 @@ use crate::{
 
 /// How long an answer that can't be stored is kept in memory; then the registration is removed again.
 const LONGEST_WAIT_TO_STORE: Duration = Duration::from_mins(10);
+/// The same for an answer that the API server forbids to store: by RBAC, by a quota, or because it has just started.
+const LONGEST_WAIT_TO_BE_ALLOWED: Duration = Duration::from_mins(1);
 /// The same for a process that has been asked to stop.
 const LONGEST_WAIT_WHEN_STOPPING: Duration = Duration::from_secs(15);
+
+const MOST_TRIES: u32 = 8;
 
 /// Registers the client once.
 pub async fn register(
@@ -39,6 +43,8 @@ pub async fn register(
     let profile = observed.profile.as_ref().ok_or(Error::Inconsistent("a registration needs a profile"))?;
     let endpoint = registration_endpoint(profile)?;
     let (server, snapshot) = connect(context, profile).await?;
+    // Wait here, and not with an attempt begun: what waits in a queue when the operator dies is no possible orphan.
+    let _turn = context.connections.turn(profile).await;
     // First the token: if there is none, nothing has been tried, and nothing needs to be written down.
     let token = initial_access_token(context, profile, &server).await?;
     let client = record(context, &observed.client, &attempt).await?;
@@ -60,7 +66,7 @@ pub async fn register(
             tracing::info!(client_id, attempt = attempt.id, "registered");
             Ok(Change::Registered {
                 client: Box::new(client),
-                secret: Box::new(secret),
+                secret: StoredSecret::new(secret),
                 registration: Box::new(registration),
             })
         }
@@ -115,19 +121,38 @@ async fn conclude(
     error: &dcr::Error,
     inputs: u64,
 ) -> Result<(), Error> {
-    let refused_inputs = (error.retry() == Retry::OnChange).then_some(inputs);
+    // Only what the server says about the metadata is for good.
+    let refused = matches!(error, dcr::Error::Refused { .. }) && error.retry() == Retry::OnChange;
+    let refused_inputs = refused.then_some(inputs);
     let ended = Ended { reason: error.reason().into(), message: error.to_string(), refused_inputs };
-    write_attempt(context, client, &Attempt { ended: Some(ended), ..attempt }).await
+    write_attempt(context, client, &Attempt { ended: Some(ended), ..attempt }).await.map(|_| ())
 }
 
-/// The annotation is ours alone, so it may be written over whatever else has changed in the object.
-async fn write_attempt(context: &Context, client: &OAuthClient, attempt: &Attempt) -> Result<(), Error> {
+/// Writes down that nothing of the registration needs to be looked after any more.
+pub async fn settle(context: &Context, observed: &Observed) -> Result<Change, Error> {
+    let attempt = Attempt::settled(&observed.client, jiff::Timestamp::now());
+    let client = write_attempt(context, &observed.client, &attempt).await?;
+    Ok(Change::ClientWritten(Box::new(client)))
+}
+
+/// The annotation is ours alone, so it may be written over whatever else has changed in the object. An attempt that has
+/// ended and does not say so would be taken for a possible orphan: it is worth a few tries.
+async fn write_attempt(context: &Context, client: &OAuthClient, attempt: &Attempt) -> Result<OAuthClient, Error> {
     let mut unconditional = client.clone();
     unconditional.metadata.resource_version = None;
     let metadata = json!({"uid": client.uid(), "annotations": {annotations::ATTEMPT: attempt.to_annotation()}});
-    let client = kubernetes::patch_metadata(&context.client, &unconditional, metadata).await?;
-    context.written.note(&client);
-    Ok(())
+    let mut tries = 0;
+    loop {
+        match kubernetes::patch_metadata(&context.client, &unconditional, metadata.clone()).await {
+            Ok(client) => {
+                context.written.note(&client);
+                return Ok(client);
+            }
+            Err(error) if error.is_permanent() || tries >= MOST_TRIES => return Err(error.into()),
+            Err(_) => tries += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(200) * tries).await;
+    }
 }
 
 /// Persists an answer: until it is stored, or can't be, or the patience is at its end.
@@ -151,23 +176,26 @@ pub async fn keep(
                     if stored.attempt == registration.attempt =>
                 {
                     if stored.to_data() == registration.to_data() {
-                        return Ok(*secret);
+                        return Ok(*secret.0);
                     }
-                    precondition = Precondition::Unchanged(secret.resource_version().unwrap_or_default());
+                    precondition = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
                     error
                 }
                 Ok(_) => return Err(error),
                 Err(error) => error,
             },
-            Err(error) if error.is_permanent() => return Err(error),
+            // What exists already takes updates, sooner or later; what can't be made is given back.
+            Err(error) if error.is_permanent() && precondition == Precondition::Absent => return Err(error),
             Err(error) => error,
         };
         let now = Instant::now();
         if context.stop.is_cancelled() {
             stopping_since.get_or_insert(now);
         }
-        let patience_ends =
-            stopping_since.map_or(started + LONGEST_WAIT_TO_STORE, |since: Instant| since + LONGEST_WAIT_WHEN_STOPPING);
+        let forbidden = matches!(error, kubernetes::Error::Forbidden { .. }) && precondition == Precondition::Absent;
+        let patience = if forbidden { LONGEST_WAIT_TO_BE_ALLOWED } else { LONGEST_WAIT_TO_STORE };
+        let patience_ends = stopping_since
+            .map_or(started + patience, |since: Instant| since + LONGEST_WAIT_WHEN_STOPPING.min(patience));
         if now >= patience_ends {
             return Err(error);
         }

@@ -9,7 +9,7 @@ use crate::{
     oauth_client::{
         attempt::Ended,
         observe::Change,
-        registration::{self, ServerSnapshot},
+        registration::{self, ServerSnapshot, StoredSecret},
         status,
     },
 };
@@ -61,7 +61,6 @@ fn new_client() -> Observed {
         secret: ApplicationSecret::Absent,
         former_secret: None,
         not_before: None,
-        settled: false,
         attempt_id: "next".into(),
         deletion_timeout: Duration::from_mins(10),
     }
@@ -85,7 +84,7 @@ fn registration(answer: &Value) -> Registration {
 }
 
 fn kept(registration: Registration) -> RegistrationSecret {
-    RegistrationSecret::Held { secret: Box::default(), registration: Box::new(registration) }
+    RegistrationSecret::Held { secret: StoredSecret::default(), registration: Box::new(registration) }
 }
 
 fn attempt(ended: Option<Ended>) -> Attempt {
@@ -105,7 +104,7 @@ fn registered_with(answer: &Value) -> Observed {
     let Some(Step::ApplySecret { secret, precondition: Precondition::Absent }) = plan(&observed, now()).step else {
         panic!("the Secret comes first")
     };
-    observed.apply(Change::SecretApplied(Box::new(applied(&secret))));
+    observed.apply(written(&secret));
     observed
 }
 
@@ -113,17 +112,13 @@ fn registered() -> Observed {
     registered_with(&answer())
 }
 
-fn applied(spec: &SecretSpec) -> Secret {
-    let data: Vec<(String, Value)> = spec
-        .data
-        .keys()
-        .map(|key| (key.to_owned(), json!(k8s_openapi::ByteString(spec.data.get(key).unwrap().to_vec()))))
-        .collect();
-    serde_json::from_value(json!({
+fn written(spec: &SecretSpec) -> Change {
+    let secret = serde_json::from_value(json!({
         "metadata": {"name": spec.name, "namespace": spec.namespace, "labels": spec.labels, "resourceVersion": "7"},
-        "type": spec.type_, "data": data.into_iter().collect::<serde_json::Map<_, _>>(),
+        "type": spec.type_,
     }))
-    .unwrap()
+    .unwrap();
+    Change::SecretApplied { secret: StoredSecret::new(secret), data: spec.data.clone() }
 }
 
 fn delete(mut observed: Observed) -> Observed {
@@ -141,33 +136,44 @@ fn steps_of(mut observed: Observed) -> Vec<&'static str> {
     while let Some(step) = plan(&observed, now()).step {
         names.push(step.name());
         assert!(names.len() < 10, "a loop: {names:?}");
-        observed.apply(match step {
+        let change = match step {
             Step::Register { attempt, .. } => {
-                let client = Box::new(observed.client.clone());
+                let mut client = Box::new(observed.client.clone());
+                client.finalizers_mut().push(FINALIZER.into());
                 let registration = Registration { attempt: attempt.id, ..registration(&answer()) };
-                Change::Registered { client, secret: Box::default(), registration: Box::new(registration) }
+                Change::Registered { client, secret: StoredSecret::default(), registration: Box::new(registration) }
             }
             Step::Update { document, .. } => {
                 let registration = Registration { request: document.0, ..registration(&answer()) };
-                Change::Updated { secret: Box::default(), registration: Box::new(registration) }
+                Change::Updated { secret: StoredSecret::default(), registration: Box::new(registration) }
             }
-            Step::ApplySecret { secret, .. } => Change::SecretApplied(Box::new(applied(&secret))),
+            Step::ApplySecret { secret, .. } => written(&secret),
             Step::RemoveSecret => Change::SecretRemoved,
             Step::RemoveFormerSecret => Change::FormerSecretRemoved,
             Step::ReportPossibleOrphan { attempt } => {
                 let mut client = observed.client.clone();
                 let orphan = crate::api::PossibleOrphan { attempt: attempt.id, started_at: Time(attempt.started_at) };
                 client.status.get_or_insert_default().possible_orphans.push(orphan);
-                Change::StatusWritten(Box::new(client))
+                Change::ClientWritten(Box::new(client))
             }
-            Step::Deregister | Step::ReportOrphan { .. } | Step::ReportRetained { .. } => Change::Settled,
+            Step::RestoreFinalizer => {
+                let mut client = observed.client.clone();
+                client.finalizers_mut().push(FINALIZER.into());
+                Change::ClientWritten(Box::new(client))
+            }
+            Step::Deregister | Step::ReportOrphan { .. } | Step::ReportRetained { .. } => {
+                let settled = Attempt::settled(&observed.client, now());
+                annotate(&mut observed, &settled);
+                Change::ClientWritten(Box::new(observed.client.clone()))
+            }
             Step::RemoveRegistration => Change::RegistrationRemoved,
             Step::Release => {
                 let mut client = observed.client.clone();
                 client.finalizers_mut().clear();
                 Change::Released(Box::new(client))
             }
-        });
+        };
+        observed.apply(change);
     }
     names
 }
@@ -335,7 +341,7 @@ fn a_spoilt_secret_is_put_back_and_what_others_added_stays() {
     let spoil = |spoil: &dyn Fn(&mut Secret, &mut SecretData)| {
         let mut observed = registered();
         let ApplicationSecret::Ours { secret, data } = &mut observed.secret else { panic!("ours") };
-        spoil(secret, data);
+        spoil(&mut secret.0, data);
         observed
     };
     assert_eq!(step_of(&spoil(&|_, data| data.insert("client-id", "edited"))), Some("ApplySecret"));
@@ -352,7 +358,7 @@ fn a_spoilt_secret_is_put_back_and_what_others_added_stays() {
 fn the_new_secret_is_there_before_the_old_one_goes() {
     let mut observed = registered();
     observed.client.spec.secret.name = Some("renamed".into());
-    observed.former_secret = Some(Box::default());
+    observed.former_secret = Some(StoredSecret::default());
     observed.secret = ApplicationSecret::Absent;
     assert_eq!(steps_of(observed), ["ApplySecret", "RemoveFormerSecret"]);
 }
@@ -419,7 +425,7 @@ fn a_lost_registration_is_not_replaced_by_a_guess() {
     let lost = plan(&observed, now());
     assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
     let mut observed = registered();
-    observed.registration = RegistrationSecret::Unreadable { secret: Box::default(), key: "attempt" };
+    observed.registration = RegistrationSecret::Unreadable { secret: StoredSecret::default(), key: "attempt" };
     let lost = plan(&observed, now());
     assert_eq!((lost.step, lost.registered.reason.as_str()), (None, "RegistrationLost"));
     assert!(lost.registered.message.contains("restore the Secret"), "{}", lost.registered.message);
@@ -493,10 +499,54 @@ fn what_can_not_be_removed_is_reported_by_its_client_id() {
 
     let mut spoilt = delete(registered());
     spoilt.client.status.get_or_insert_default().client_id = Some("c".into());
-    spoilt.registration = RegistrationSecret::Unreadable { secret: Box::default(), key: "request.json" };
+    spoilt.registration = RegistrationSecret::Unreadable { secret: StoredSecret::default(), key: "request.json" };
     let (client_id, why, _) = reported(spoilt);
     assert_eq!(client_id, "c");
-    assert!(why.contains("request.json"), "{why}");
+    assert!(why.contains("shop-registration is gone or spoilt"), "{why}");
+
+    let mut lost = delete(new_client());
+    lost.client.finalizers_mut().push(FINALIZER.into());
+    lost.client.status.get_or_insert_default().client_id = Some("c".into());
+    let (client_id, _, steps) = reported(lost.clone());
+    assert_eq!((client_id.as_str(), steps), ("c", vec!["ReportOrphan", "Release"]));
+    lost.client.spec.deletion_policy = DeletionPolicy::Retain;
+    assert_eq!(steps_of(lost), ["Release"], "as the spec asks for");
+}
+
+#[test]
+fn a_crash_in_a_deletion_repeats_no_report() {
+    for steps in 1..3 {
+        // The steps before the crash, and what the next process then does.
+        let mut observed = delete(registered());
+        let settled = Attempt::settled(&observed.client, now());
+        annotate(&mut observed, &settled);
+        if steps == 2 {
+            observed.registration = RegistrationSecret::Absent;
+        }
+        let expected: &[&str] = if steps == 1 { &["RemoveRegistration", "Release"] } else { &["Release"] };
+        assert_eq!(steps_of(observed), expected);
+    }
+}
+
+#[test]
+fn a_finalizer_that_was_taken_off_is_put_back_and_missed_by_no_deletion() {
+    let mut observed = registered();
+    observed.client.finalizers_mut().clear();
+    assert_eq!(steps_of(observed.clone()), ["RestoreFinalizer"]);
+    observed.client.finalizers_mut().push("example.com/other".into());
+    let steps = steps_of(delete(observed));
+    assert_eq!(steps, ["Deregister", "RemoveRegistration"], "the other finalizer holds it long enough");
+}
+
+#[test]
+fn a_registration_that_the_server_does_not_know_any_more_stays_lost() {
+    let mut observed = registered();
+    observed.client.spec.client_metadata.as_mut().unwrap().client_name = None;
+    observed.not_before = Some(Timestamp::MAX);
+    let said = vec![(conditions::REGISTERED, Finding::no(reasons::REGISTRATION_LOST, "gone"))];
+    observed.client.status.get_or_insert_default().conditions = merge(&[], said, Some(1), now());
+    let plan = plan(&observed, now());
+    assert_eq!((plan.registered.reason.as_str(), plan.stalled), ("RegistrationLost", true));
 }
 
 #[test]

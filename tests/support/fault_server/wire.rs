@@ -1,6 +1,7 @@
 //! Requests and answers on the wire.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io;
 use std::time::Duration;
 
@@ -170,12 +171,14 @@ pub(super) async fn deliver(
     }
     let mut head = format!("HTTP/1.1 {} -\r\n", answer.status);
     for (name, value) in &answer.headers {
-        head += &format!("{name}: {value}\r\n");
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     match answer.delivery {
         Delivery::Endless => head += "transfer-encoding: chunked\r\n\r\n",
         _ if answer.status == 204 => head += "\r\n",
-        _ => head += &format!("content-length: {}\r\n\r\n", answer.body.len()),
+        _ => {
+            let _ = write!(head, "content-length: {}\r\n\r\n", answer.body.len());
+        }
     }
     stream.write_all(head.as_bytes()).await?;
     match answer.delivery {
