@@ -258,7 +258,6 @@ impl Demo {
         println!("    the operator's log        {}", self.operator.process().log_path().display());
         println!("    the operator's metrics    http://{}/metrics", self.operator.admin());
         println!("    the server's metadata     {}/.well-known/openid-configuration", self.server.issuer());
-        println!();
     }
 }
 

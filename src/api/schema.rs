@@ -128,7 +128,7 @@ mod tests {
             }
             match schema.type_.as_deref() {
                 Some("string") => {
-                    assert!(schema.max_length.is_some() || schema.enum_.is_some(), "{path} has no maxLength")
+                    assert!(schema.max_length.is_some() || schema.enum_.is_some(), "{path} has no maxLength");
                 }
                 Some("array") => {
                     assert!(schema.max_items.is_some(), "{path} has no maxItems");

@@ -1,5 +1,8 @@
 //! `dcr` against a server that misbehaves on request.
 
+// A test may panic.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 #[path = "../support/fault_server.rs"]
 #[allow(dead_code, unused_imports)]
 mod fault_server;

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{fixtures::*, support::control_plane::ControlPlane};
 
+type Change = Box<dyn FnOnce(&mut Value)>;
+
 /// What kubectl says when it applies the object with this change, and nothing is applied.
 async fn refusal(home: &Home, mut object: Value, change: impl FnOnce(&mut Value)) -> String {
     change(&mut object);
@@ -16,7 +18,6 @@ async fn a_client_that_can_not_be_meant_so_is_refused_with_the_reason() {
     let home = Home::without_operator("refused").await;
     let client = || home.oauth_client("shop");
     let redirect = |uri: &'static str| move |c: &mut Value| c["spec"]["clientMetadata"]["redirect_uris"] = json!([uri]);
-    type Change = Box<dyn FnOnce(&mut Value)>;
     let rows: Vec<(Change, &[&str])> = vec![
         (
             Box::new(|c| c["spec"]["clientMetadata"]["redirect_uri"] = json!("https://a/cb")),
@@ -57,7 +58,6 @@ async fn a_client_that_can_not_be_meant_so_is_refused_with_the_reason() {
 #[tokio::test]
 async fn a_profile_that_can_not_work_is_refused_with_the_reason() {
     let home = Home::without_operator("refused").await;
-    type Change = Box<dyn FnOnce(&mut Value)>;
     let rows: Vec<(Change, &[&str])> = vec![
         (
             Box::new(|p| {

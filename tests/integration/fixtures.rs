@@ -192,7 +192,7 @@ impl Home {
         is: T,
     ) -> impl Future<Output = Value> + use<T> {
         let waiting = format!("{plural} {}/{name}: {what}", self.name);
-        let found = wait_until(&waiting, WAIT, {
+        wait_until(&waiting, WAIT, {
             let (client, path) = (self.client.clone(), self.path(plural, name));
             let is = std::sync::Arc::new(is);
             move || {
@@ -203,8 +203,7 @@ impl Home {
                     if is(&object) { Ok(object) } else { Err(shown(&object)) }
                 }
             }
-        });
-        found
+        })
     }
 
     /// Waits for a condition of the current generation, and returns its message.

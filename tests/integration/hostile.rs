@@ -86,7 +86,7 @@ impl Home {
     async fn register_beside(&self, server: &FaultServer) {
         let before = server.requests_to("POST", "/reg").len();
         self.apply(&self.oauth_client("barrier")).await;
-        self.until("tried", CLIENTS, "barrier", |c| condition(c, "Registered")["status"] != "Unknown").await;
+        self.until("tried", CLIENTS, "barrier", |c| condition(c, "Registered")["status"] == "False").await;
         assert_eq!(server.requests_to("POST", "/reg").len(), before + 1);
     }
 }

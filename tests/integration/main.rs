@@ -1,5 +1,8 @@
 //! The operator as a process, against the real Kubernetes API server and a real authorization server.
 
+// A test may panic.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::type_complexity)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -99,7 +99,7 @@ async fn a_secret_of_somebody_else_is_never_touched() {
         let before = home.get(SECRETS, secret).await;
         home.apply(&home.oauth_client(client)).await;
         let message = home.until_condition(CLIENTS, client, ["SecretSynced", "False", "SecretConflict"]).await;
-        assert_says(&message, &[&format!("Secret {secret}"), "not touched", "spec.secret.name"]);
+        assert_says(&message, &[&format!("Secret {secret}"), "not touched", "Remove it, or"]);
         let object = home.get(CLIENTS, client).await.unwrap();
         assert_eq!(verdict(&object, "Ready"), "False SecretConflict");
         assert_eq!(object["status"]["binding"], Value::Null);
