@@ -180,7 +180,7 @@ impl Plan {
         self.stalled = error.retry() == Retry::OnChange;
         if !self.stalled {
             // Labelled Secrets are watched; this is for what appears without the label, and for ConfigMaps.
-            self.requeue_after = Some(Duration::from_secs(30));
+            self.requeue_after = Some(Duration::from_secs(10));
         }
     }
 }
