@@ -143,10 +143,10 @@ impl Bench {
         let ready = Timestamp::now();
         sleep(SETTLE).await;
         let all = operators(self.plane.audit_since(before)).writes();
+        let events = all.clone().filter(|event| is_about(event, "events"));
         let until_ready = all.clone().filter(|event| received(event) <= ready);
         let after = all.filter(|event| received(event) > ready);
         let besides = |log: AuditLog| log.filter(|event| !is_about(event, "events") && !is_about(event, "leases"));
-        let events = until_ready.clone().filter(|event| is_about(event, "events"));
         let writes = besides(until_ready);
         row("Kubernetes writes for one client, apply to Ready", &writes.count().to_string(), "<= 4");
         list(&writes);
