@@ -196,7 +196,7 @@ impl Demo {
         let claims = &told["id_token_claims"];
         assert_eq!(claims["aud"], value("client-id").as_str(), "the audience of the ID token");
         assert_eq!(claims["iss"], self.server.issuer(), "the issuer of the ID token");
-        note("the claims of the ID token:");
+        note("the claims of the verified ID token:");
         print(&serde_json::to_string_pretty(claims).expect("JSON"));
         assert_eq!(told["refreshed"], true, "the refresh token should have worked: {told}");
         note("the refresh token was taken");

@@ -34,7 +34,9 @@ async function discover() {
   const authenticate = AUTHENTICATION[method];
   if (!authenticate) throw new Error(`TOKEN_ENDPOINT_AUTH_METHOD ${method} is not known here`);
 
-  const execute = LOOPBACK.includes(issuer.hostname) ? [oauth.allowInsecureRequests] : [];
+  // The signature of the ID token is checked too, though it came straight from the token endpoint.
+  const execute = [oauth.enableNonRepudiationChecks];
+  if (LOOPBACK.includes(issuer.hostname)) execute.push(oauth.allowInsecureRequests);
   return oauth.discovery(issuer, required('CLIENT_ID'), undefined, authenticate(secret), { execute });
 }
 

@@ -57,20 +57,49 @@ async fn an_operator_that_is_asked_to_stop_finishes_what_it_has_begun() {
     assert_eq!(home.secret("shop").await["client-secret"], "secret-of-c");
 }
 
+/// Registers client `c`, and takes its time to say so.
+fn register_slowly(server: &FaultServer) {
+    let uri = server.url("/reg/c");
+    server.handle("POST", "/reg", move |_| {
+        let answer = json!({"client_id": "c", "client_secret": "secret-of-c", "client_secret_expires_at": 0,
+            "registration_access_token": "token-of-c", "registration_client_uri": uri});
+        Answer::json(201, &answer).after(Duration::from_secs(1))
+    });
+    server.answer("DELETE", "/reg/c", Answer::empty(204));
+}
+
 #[tokio::test]
 async fn an_answer_that_can_never_be_kept_is_given_back() {
     let home = Home::without_operator("unkept").await;
     let server = FaultServer::start_registrar(Registrar::default()).await;
-    let _operator = home.operator(&[]).await;
+    let operator = home.operator(&[]).await;
     home.profile(&server.url("")).await;
-    // While the server takes its time, the namespace begins to go, and takes nothing new.
-    server.answer_once("POST", "/reg", Answer::empty(503).after(Duration::from_secs(1)));
-    home.apply(&home.oauth_client("early")).await;
-    wait_until("under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    register_slowly(&server);
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    // Before the answer comes, the namespace begins to go, and takes nothing new.
     home.delete_namespace().await;
-    home.until_gone(CLIENTS, "early").await;
-    let left = server.registrar(|registrar| registrar.client_count());
-    assert_eq!(left, 0, "nothing stays on the server");
+    home.until_gone(CLIENTS, "shop").await;
+    let deleted = server.requests_to("DELETE", "/reg/c");
+    assert_eq!(deleted.len(), 1, "{}", operator.log());
+    assert_eq!(deleted[0].bearer(), Some("token-of-c"));
+    assert_eq!(metric(&operator, "dcr_operator_orphans_total").await, 0);
+    assert_eq!(metric(&operator, "dcr_operator_possible_orphans_total").await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_is_deleted_while_it_is_registered_is_removed_again() {
+    let home = Home::new("hasty").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    register_slowly(&server);
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    assert_eq!(server.requests_to("DELETE", "/reg/c").len(), 1);
+    home.until_gone(SECRETS, "shop-registration").await;
+    assert!(home.events("PossibleOrphan").await.is_empty());
 }
 
 #[tokio::test]
