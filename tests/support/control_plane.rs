@@ -328,10 +328,7 @@ pub fn project_crds() -> Vec<PathBuf> {
     let folder = repository("crds");
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder entry").path()).collect();
-    let is_crd = |path: &PathBuf| {
-        path.extension().is_some_and(|extension| extension == "yaml") && !path.ends_with("kustomization.yaml")
-    };
-    files.retain(is_crd);
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
     files
 }
