@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Client, ResourceExt,
+    Client, Resource, ResourceExt,
     api::PartialObjectMeta,
     runtime::reflector::{ObjectRef, Store},
 };
@@ -50,5 +50,11 @@ impl Context {
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
         self.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace.labels().clone()).unwrap_or_default()
+    }
+
+    /// Whether a namespace is being deleted: it takes nothing new, and nothing can stop it.
+    #[must_use]
+    pub fn namespace_is_terminating(&self, name: &str) -> bool {
+        self.namespaces.get(&ObjectRef::new(name)).is_some_and(|found| found.meta().deletion_timestamp.is_some())
     }
 }

@@ -79,13 +79,11 @@ pub async fn apply_secret(client: &Client, spec: &SecretSpec, precondition: &Pre
 pub async fn remove_secret(client: &Client, secret: &Secret) -> Result<(), Error> {
     let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
     let api = Api::<Secret>::namespaced(client.clone(), &namespace);
-    let failed = |error| Error::new(format!("could not remove Secret {namespace}/{name}"), error);
-    let gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_not_found());
     if secret.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         let others: Vec<&String> = secret.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).collect();
         match patch_metadata(client, secret, json!({"finalizers": others})).await {
             Ok(_) => {}
-            Err(Error::Unavailable { source, .. }) if gone(&source) => return Ok(()),
+            Err(Error::Gone { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
@@ -95,8 +93,10 @@ pub async fn remove_secret(client: &Client, secret: &Secret) -> Result<(), Error
     };
     match api.delete(&name, &same).await {
         Ok(_) => Ok(()),
-        Err(error) if gone(&error) => Ok(()),
-        Err(error) => Err(failed(error)),
+        Err(error) => match Error::new(format!("could not remove Secret {namespace}/{name}"), error) {
+            Error::Gone { .. } => Ok(()),
+            error => Err(error),
+        },
     }
 }
 

@@ -14,6 +14,9 @@ pub enum Error {
     /// The operator's RBAC does not allow it, or an admission policy refuses it.
     #[error("{what}: {message}")]
     Forbidden { what: String, message: String },
+    /// The object, or its namespace, is gone.
+    #[error("{what}: it is gone")]
+    Gone { what: String },
     /// The API server finds the object invalid.
     #[error("{what}: {message}")]
     Invalid { what: String, message: String },
@@ -40,6 +43,7 @@ impl Error {
                 match status.code {
                     _ if terminating => Self::NamespaceTerminating { what },
                     409 => Self::Conflict { what },
+                    404 => Self::Gone { what },
                     403 => Self::Forbidden { what, message: status.message.clone() },
                     400 | 422 => Self::Invalid { what, message: status.message.clone() },
                     _ => Self::Unavailable { what, message: status.message.clone(), source: Box::new(source) },
@@ -56,6 +60,7 @@ impl Error {
             Self::Conflict { .. } => "Conflict",
             Self::NamespaceTerminating { .. } => reasons::NAMESPACE_TERMINATING,
             Self::Forbidden { .. } => "KubernetesForbidden",
+            Self::Gone { .. } => "Gone",
             Self::Invalid { .. } => "KubernetesInvalid",
             Self::Unavailable { .. } => reasons::KUBERNETES_UNAVAILABLE,
         }
@@ -75,6 +80,6 @@ impl Error {
     /// server that has just started refuses everybody until it has read the roles.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::NamespaceTerminating { .. } | Self::Invalid { .. })
+        matches!(self, Self::NamespaceTerminating { .. } | Self::Gone { .. } | Self::Invalid { .. })
     }
 }

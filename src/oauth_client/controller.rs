@@ -31,7 +31,7 @@ type Guarded = DeserializeGuard<OAuthClient>;
 
 /// No pass needs as many; a loop would.
 const MOST_STEPS: usize = 16;
-/// After somebody else's write came in between.
+/// After somebody else's write came in between, or the object went.
 const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 
 /// What happened to the objects around the clients.
@@ -112,7 +112,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     match Box::pin(pass(&context, client)).await {
         Ok(action) => Ok(action),
         Err(error) => {
-            if matches!(error, kubernetes::Error::Conflict { .. }) {
+            if matches!(error, kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. }) {
                 context.written.suspect(&uid);
                 tracing::debug!(%error, "looking again");
                 return Ok(Action::requeue(AFTER_CONFLICT));
@@ -140,7 +140,9 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
         }
         match act::act(context, &observed, step.clone()).await {
             Ok(change) => observed.apply(change),
-            Err(act::Error::Kubernetes(error @ kubernetes::Error::Conflict { .. })) => return Err(error),
+            Err(act::Error::Kubernetes(
+                error @ (kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. }),
+            )) => return Err(error),
             Err(error) => {
                 failed = Some((step, error));
                 break;

@@ -29,6 +29,8 @@ pub struct Observed {
     pub profile: Option<TokenProfile>,
     /// Of the client's namespace.
     pub namespace_labels: BTreeMap<String, String>,
+    /// The client's namespace is going, and this client with it.
+    pub namespace_is_terminating: bool,
     /// The policies of the profile's namespace that are about this namespace.
     pub policies: Vec<DcrPolicy>,
     pub registration: RegistrationSecret,
@@ -207,6 +209,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let mut observed = Observed {
         profile: context.profiles.get(profile_namespace, &reference.name),
         namespace_labels,
+        namespace_is_terminating: context.namespace_is_terminating(&namespace),
         policies,
         registration: registration_secret(registration, &uid),
         secret: match secret {

@@ -6,19 +6,18 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use super::{
+    accept::{accept, is_refused},
     attempt::Attempt,
-    metadata::{self, Document, InvalidMetadata},
+    metadata::{self, Document},
     observe::{ApplicationSecret, Observed},
     registration::{Registration, RegistrationSecret},
     secret,
 };
 use crate::{
-    api::{
-        DeletionPolicy, FINALIZER, NamespacesFrom, OPERATOR, TokenProfile, annotations, conditions, labels, reasons,
-    },
+    api::{DeletionPolicy, FINALIZER, OPERATOR, TokenProfile, annotations, conditions, labels, reasons},
     dcr::{ServerMetadata, update_document},
     kubernetes::{Finding, Precondition, SecretSpec, condition},
-    policy, token_profile,
+    token_profile,
 };
 
 /// One effect.
@@ -161,6 +160,16 @@ impl Plan {
             self.conflict(observed.secret_name(), ANOTHER_NAME);
             return;
         }
+        // The watch on namespaces may lag behind what the last attempt has met.
+        let ended = Attempt::last(&observed.client).and_then(|attempt| attempt.ended);
+        if observed.namespace_is_terminating
+            || ended.as_ref().is_some_and(|ended| ended.reason == reasons::NAMESPACE_TERMINATING)
+        {
+            let message = "the namespace is being deleted: there is nowhere to keep credentials";
+            self.registered = Finding::unknown(reasons::NAMESPACE_TERMINATING, format!("not tried: {message}"));
+            self.secret_synced = Finding::no(reasons::NAMESPACE_TERMINATING, message);
+            return;
+        }
         self.require_profile(observed);
         let Some(document) = document.filter(|_| self.accepted.is_true()) else {
             self.registered = Finding::unknown(&self.accepted.reason, format!("not tried: {}", self.accepted.message));
@@ -171,7 +180,6 @@ impl Plan {
             self.step = Some(Step::ReportPossibleOrphan { attempt });
             return;
         }
-        let ended = Attempt::last(&observed.client).and_then(|attempt| attempt.ended);
         if let Some(ended) = ended.filter(|ended| ended.refused_inputs == Some(observed.refusal_inputs())) {
             self.registered = Finding::no(&ended.reason, ended.message);
             self.stalled = true;
@@ -392,55 +400,8 @@ fn deletion(observed: &Observed, now: Timestamp) -> Plan {
     plan
 }
 
-/// Whether the client may be registered as it is: by reference, metadata and policy. The profile's state is another matter.
-fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>) -> Finding {
-    let name = observed.profile_name();
-    let Some(profile) = &observed.profile else {
-        return Finding::no(reasons::PROFILE_NOT_FOUND, format!("TokenProfile {name} does not exist"));
-    };
-    if !permits(profile, observed.namespace(), &observed.namespace_labels) {
-        let namespace = observed.namespace();
-        return Finding::no(
-            reasons::REF_NOT_PERMITTED,
-            format!(
-                "TokenProfile {name} does not allow OAuthClients of namespace {namespace} (spec.allowedNamespaces)"
-            ),
-        );
-    }
-    let document = match document {
-        Ok(document) => document,
-        Err(error) => return Finding::no(reasons::INVALID_METADATA, error.to_string()),
-    };
-    let subject = policy::Subject { profile: &observed.client.spec.profile_ref.name, metadata: &document.0 };
-    let violations = policy::violations(&observed.policies, subject);
-    if !violations.is_empty() {
-        let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        return Finding::no(reasons::POLICY_DENIED, all.join("; "));
-    }
-    Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile {name} and its policies"))
-}
-
 fn has_finalizer(observed: &Observed) -> bool {
     observed.client.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
-}
-
-/// Refused by what the spec says, not by what is missing around it.
-fn is_refused(accepted: &Finding) -> bool {
-    [reasons::POLICY_DENIED, reasons::INVALID_METADATA].contains(&accepted.reason.as_str())
-}
-
-/// Whether the profile lets in the OAuthClients of a namespace.
-#[must_use]
-pub fn permits(profile: &TokenProfile, namespace: &str, namespace_labels: &BTreeMap<String, String>) -> bool {
-    let allowed = &profile.spec.allowed_namespaces;
-    let same = profile.metadata.namespace.as_deref() == Some(namespace);
-    match allowed.from {
-        NamespacesFrom::Same => same,
-        NamespacesFrom::All => true,
-        NamespacesFrom::Selector => {
-            allowed.selector.as_ref().is_some_and(|selector| policy::selector_matches(selector, namespace_labels))
-        }
-    }
 }
 
 /// The server's endpoints as the profile's status has them.

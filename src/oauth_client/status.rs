@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{
+    accept::permits,
     act::Error,
     metadata,
     observe::{ApplicationSecret, Observed},
@@ -136,8 +137,7 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         // Only a profile that lets the client in says where its server is. When the profile is gone, this is what the
         // operator goes by; the Secret, which the application team can write, is not.
         let profile = observed.profile.as_ref();
-        let profile =
-            profile.filter(|profile| plan::permits(profile, observed.namespace(), &observed.namespace_labels));
+        let profile = profile.filter(|profile| permits(profile, observed.namespace(), &observed.namespace_labels));
         if let Some(endpoint) = profile.and_then(|p| p.status.as_ref()).and_then(|s| s.registration_endpoint.as_deref())
         {
             let uri = information.registration_client_uri.as_deref();

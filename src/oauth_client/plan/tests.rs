@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{DcrPolicy, OAuthClient},
+    api::{DcrPolicy, NamespacesFrom, OAuthClient},
     dcr::ClientInformation,
     kubernetes::{SecretData, merge},
     oauth_client::{
@@ -56,6 +56,7 @@ fn new_client() -> Observed {
         client: client(),
         profile: Some(profile()),
         namespace_labels: BTreeMap::new(),
+        namespace_is_terminating: false,
         policies: Vec::new(),
         registration: RegistrationSecret::Absent,
         secret: ApplicationSecret::Absent,
@@ -588,4 +589,20 @@ fn the_names_of_our_secrets_are_as_documented() {
     let labels = secret_labels("shop");
     assert_eq!(labels["app.kubernetes.io/managed-by"], "dcr-operator");
     assert_eq!(labels["dcr-operator.dev/client"], "shop");
+}
+
+#[test]
+fn nothing_is_registered_in_a_namespace_that_is_going() {
+    let mut going = new_client();
+    going.namespace_is_terminating = true;
+    // The watch lags behind: the last answer could not be kept.
+    let mut met = new_client();
+    let ended = Ended { reason: reasons::NAMESPACE_TERMINATING.into(), message: String::new(), refused_inputs: None };
+    annotate(&mut met, &attempt(Some(ended)));
+    for observed in [going, met] {
+        let plan = plan(&observed, now());
+        assert_eq!(plan.step, None);
+        assert_eq!(plan.secret_synced.reason, reasons::NAMESPACE_TERMINATING);
+        assert_eq!(plan.requeue_after, None);
+    }
 }
