@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{DeletionPolicy, FINALIZER, OPERATOR, TokenProfile, annotations, conditions, labels, reasons},
-    dcr::{ServerMetadata, update_document},
+    dcr::{ServerMetadata, UpdateSemantics, update_document},
     kubernetes::{Finding, Precondition, SecretSpec, condition},
     token_profile,
 };
@@ -257,7 +257,8 @@ impl Plan {
             }
             return;
         }
-        let body = update_document(&registration.information, &registration.request, &document.0);
+        let body =
+            update_document(&registration.information, &registration.request, &document.0, UpdateSemantics::Replace);
         self.in_sync = Finding::unknown(reasons::PROGRESSING, "updating");
         self.step = Some(Step::Update { document, body: Document(body) });
     }

@@ -46,7 +46,7 @@ async fn call(context: &Context, observed: &mut Observed, step: &Step) -> Result
             observed.finding.token_obtained = false;
         }
         (Step::ObtainToken { token_endpoint }, Ok(Credential::ClientCredentials(client))) => {
-            server.initial_access_token(token_endpoint, client).await?;
+            server.access_token(token_endpoint, client).await?;
             observed.finding.token_obtained = true;
         }
         (Step::ObtainToken { .. }, _) => {}

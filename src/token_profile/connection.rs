@@ -35,7 +35,14 @@ impl Credential {
         use std::hash::Hash;
         match self {
             Self::NotRequired => {}
-            Self::ClientCredentials(client) => client.client_secret.expose_secret().hash(hasher),
+            Self::ClientCredentials(client) => match &client.authentication {
+                dcr::ClientAuthentication::ClientSecretBasic(secret)
+                | dcr::ClientAuthentication::ClientSecretPost(secret) => secret.expose_secret().hash(hasher),
+                dcr::ClientAuthentication::PrivateKeyJwt { key, audience } => {
+                    (key.private_key_pem().expose_secret(), key.kid(), audience).hash(hasher);
+                }
+                dcr::ClientAuthentication::TlsClientAuth => {}
+            },
             Self::BearerToken(token) => token.expose_secret().hash(hasher),
         }
     }
@@ -106,6 +113,7 @@ impl Connections {
         let limits = &profile.spec.limits;
         let options = dcr::ServerOptions {
             ca_bundle,
+            client_identity: None,
             allow_insecure_http: self.allow_insecure_http,
             request_timeout: limits.request_timeout.into(),
             max_concurrent_requests: limits.max_concurrent_requests.into(),
@@ -148,6 +156,7 @@ impl Connections {
         let limits = api::Limits::default();
         Ok(dcr::Server::new(&dcr::ServerOptions {
             ca_bundle,
+            client_identity: None,
             allow_insecure_http: self.allow_insecure_http,
             request_timeout: limits.request_timeout.into(),
             max_concurrent_requests: 1,
@@ -201,12 +210,15 @@ impl Connections {
             let client_secret = self.secret_text(&namespace, &client.secret_ref, "client-secret").await?;
             return Ok(Credential::ClientCredentials(dcr::ClientCredentials {
                 client_id: client.client_id.clone(),
-                client_secret,
-                scope: Some(client.scope.clone()).filter(|scope| !scope.is_empty()),
-                auth_method: match client.auth_method {
-                    api::ClientAuthMethod::ClientSecretBasic => dcr::ClientAuthMethod::ClientSecretBasic,
-                    api::ClientAuthMethod::ClientSecretPost => dcr::ClientAuthMethod::ClientSecretPost,
+                authentication: match client.auth_method {
+                    api::ClientAuthMethod::ClientSecretBasic => {
+                        dcr::ClientAuthentication::ClientSecretBasic(client_secret)
+                    }
+                    api::ClientAuthMethod::ClientSecretPost => {
+                        dcr::ClientAuthentication::ClientSecretPost(client_secret)
+                    }
                 },
+                scope: Some(client.scope.clone()).filter(|scope| !scope.is_empty()),
                 parameters: client.parameters.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
             }));
         }

@@ -40,7 +40,9 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
         Ok(deleted) => {
             let note = match deleted {
                 dcr::Deleted::Now => format!("removed client {client_id} on the server"),
-                dcr::Deleted::AlreadyGone => format!("client {client_id} was gone on the server already"),
+                dcr::Deleted::AlreadyGone | dcr::Deleted::TokenRefused => {
+                    format!("client {client_id} was gone on the server already")
+                }
             };
             tracing::info!(client_id, "{note}");
             context.events.normal(&observed.client.object_ref(&()), "Deregistered", &note).await;

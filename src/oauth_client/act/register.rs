@@ -91,7 +91,7 @@ async fn initial_access_token(
         Credential::ClientCredentials(client) => {
             let endpoint = profile.status.as_ref().and_then(|status| status.token_endpoint.as_deref());
             let endpoint = endpoint.ok_or(Error::Inconsistent("the profile has no token endpoint"))?;
-            let token = timed(context, "token", server.initial_access_token(endpoint, &client)).await?;
+            let token = timed(context, "token", server.access_token(endpoint, &client)).await?;
             Ok(Some(token.token))
         }
     }
