@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{DcrPolicy, OAuthClient, TokenProfile},
     kubernetes::{Backoff, Cache, Events, Written},
+    oauth_client::Compared,
     ops::Metrics,
-    token_profile::{Connections, Findings},
+    token_profile::{Circuits, Connections, Findings},
 };
 
 /// What the command line decides.
@@ -41,6 +42,10 @@ pub struct Context {
     pub client_backoff: Backoff,
     pub profile_backoff: Backoff,
     pub written: Written,
+    /// When each client was last compared with the server.
+    pub compared: Compared,
+    /// Which servers are down.
+    pub circuits: Circuits,
     /// Fires when the process has been asked to stop.
     pub stop: CancellationToken,
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -28,10 +28,10 @@ use crate::{
     cli::RunArgs,
     context::{Context, Settings},
     dcr_policy,
-    kubernetes::{self, Backoff, Cache, Events, Watched, Written, follow, lease, watch_secrets},
-    oauth_client::{self, Changes},
+    kubernetes::{self, Backoff, Cache, Events, SecretChange, Watched, Written, follow, lease, watch_secrets},
+    oauth_client::{self, Changes, Compared},
     ops::{self, Health, Metrics},
-    token_profile::{self, Connections, Findings},
+    token_profile::{self, Circuits, Connections, Findings},
 };
 
 /// What is in flight may take this long after a stop; Kubernetes kills after 30 s unless told otherwise.
@@ -197,6 +197,8 @@ async fn control(
         client_backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         profile_backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
         written: Written::default(),
+        compared: Compared::new(jiff::Timestamp::now()),
+        circuits: Circuits::default(),
         stop: stop.clone(),
         settings,
         client,
@@ -236,6 +238,7 @@ struct Watches {
     clients: Watched<OAuthClient>,
     profiles: Watched<TokenProfile>,
     policies: Watched<DcrPolicy>,
+    changes: Senders,
 }
 
 impl Watches {
@@ -244,6 +247,7 @@ impl Watches {
         let of_profiles = Arc::clone(changes);
         let of_policies = Arc::clone(changes);
         Self {
+            changes: Arc::clone(changes),
             clients: Watched::start(api(client, scope), |_, _| {}),
             profiles: Watched::start(api(client, scope), move |key, profile: Option<&TokenProfile>| {
                 let digest = profile.map(token_profile::digest);
@@ -262,8 +266,14 @@ impl Watches {
     }
 
     async fn run(self, context: Arc<Context>, scope: Option<&str>, changes: UnboundedReceiver<Changes>) {
+        let told = self.changes;
         let secrets = |labels: &str| watch_secrets(api(&context.client, scope), labels);
-        let credentials = secrets(&format!("{}=true", labels::CREDENTIALS));
+        let credentials = secrets(&format!("{}=true", labels::CREDENTIALS)).inspect(move |change| {
+            // A client may be adopted with one; after a cut, the clients that wait look again by themselves.
+            if let SecretChange::Of(secret) = change {
+                tell(&told, &Changes::Credentials(secret.namespace().unwrap_or_default(), secret.name_any()));
+            }
+        });
         let own = secrets(&format!("{}={OPERATOR}", labels::MANAGED_BY));
         tokio::join!(
             token_profile::run(Arc::clone(&context), self.profiles, credentials),

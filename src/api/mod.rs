@@ -11,13 +11,15 @@ mod token_profile;
 pub use client_metadata::ClientMetadata;
 pub use dcr_policy::{DcrPolicy, DcrPolicySpec, DcrPolicyStatus, PolicyClients, PolicyProfileRef};
 pub use oauth_client::{
-    Binding, DeletionPolicy, OAuthClient, OAuthClientSpec, OAuthClientStatus, PossibleOrphan, ProfileRef, SecretFormat,
-    SecretTarget, ServerChange,
+    Adopt, AnnotationValue, Binding, DeletionPolicy, Keys, LabelValue, OAuthClient, OAuthClientSpec, OAuthClientStatus,
+    PossibleOrphan, ProfileRef, Replacement, ReplacementReason, RetiringClient, RolloutRestartTarget, Rotation,
+    SecretFormat, SecretTarget, ServerChange, SigningAlgorithm, TemplateText, WorkloadKind,
 };
 pub use schema::crds;
 pub use token_profile::{
     AllowedNamespaces, BearerToken, CaBundleKind, CaBundleRef, ClientAuthMethod, ClientCredentials, Endpoints,
-    InitialAccessToken, Limits, NamespacesFrom, SecretKeyRef, Tls, TokenProfile, TokenProfileSpec, TokenProfileStatus,
+    InitialAccessToken, Limits, NamespacesFrom, SecretKeyRef, SecretRef, ServerBehaviour, ServerType, Tls,
+    TokenProfile, TokenProfileSpec, TokenProfileStatus, TokenReuse, UpdateSemantics,
 };
 
 /// The API group of all three kinds.
@@ -43,6 +45,10 @@ pub mod annotations {
     pub const ATTEMPT: &str = "dcr-operator.dev/registration-attempt";
     /// Set by people: reconcile now; any new value counts.
     pub const RECONCILE: &str = "dcr-operator.dev/reconcile-requested-at";
+    /// Set by people: rotate the credentials now; any new value counts.
+    pub const ROTATE: &str = "dcr-operator.dev/rotate-requested-at";
+    /// On a workload's pod template: the credentials that it was restarted for.
+    pub const RESTARTED_FOR: &str = "dcr-operator.dev/credentials-rotated-at";
     /// Set by people: `"true"` stops everything but deletion.
     pub const PAUSED: &str = "dcr-operator.dev/paused";
     /// Set by people: `"true"` gives up on the server when the client is deleted.
@@ -82,16 +88,24 @@ pub mod reasons {
     pub const PROFILE_NOT_READY: &str = "ProfileNotReady";
 
     pub const REGISTERED: &str = "Registered";
+    pub const ADOPTED: &str = "Adopted";
+    pub const REPLACED: &str = "Replaced";
+    pub const CLIENT_CONFLICT: &str = "ClientConflict";
+    pub const SECRET_EXPIRED: &str = "SecretExpired";
     pub const REGISTRATION_LOST: &str = "RegistrationLost";
     pub const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 
     pub const IN_SYNC: &str = "InSync";
     pub const METADATA_REPLACED: &str = "MetadataReplaced";
+    pub const DRIFTED: &str = "Drifted";
+    pub const SECRET_EXPIRING: &str = "SecretExpiring";
+    pub const REGISTRATION_ACCESS_TOKEN_EXPIRING: &str = "RegistrationAccessTokenExpiring";
     pub const UPDATE_UNSUPPORTED: &str = "UpdateUnsupported";
     pub const UPDATE_REJECTED: &str = "UpdateRejected";
     pub const NOT_COMPARED: &str = "NotCompared";
 
     pub const SECRET_SYNCED: &str = "SecretSynced";
+    pub const TEMPLATE_ERROR: &str = "TemplateError";
     pub const SECRET_CONFLICT: &str = "SecretConflict";
     pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 

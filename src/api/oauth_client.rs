@@ -1,12 +1,14 @@
 //! `OAuthClient`: one registered client, and the Secret that carries its credentials.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{client_metadata::ClientMetadata, schema};
+use super::{client_metadata::ClientMetadata, schema, token_profile::SecretRef};
 
 /// One OAuth client at an authorization server.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,7 +41,11 @@ use super::{client_metadata::ClientMetadata, schema};
 #[x_kube(
     validation = Rule::new("has(self.clientMetadata) != has(self.templateId)")
         .message("set exactly one of clientMetadata (the client states its own metadata) and templateId (the server has a template for it)")
-        .reason(Reason::FieldValueRequired)
+        .reason(Reason::FieldValueRequired),
+    validation = Rule::new("!has(self.keys) || (has(self.clientMetadata) && !has(self.clientMetadata.jwks) && !has(self.clientMetadata.jwks_uri))")
+        .message("keys goes with clientMetadata, and excludes its jwks and jwks_uri: the operator registers the public keys"),
+    validation = Rule::new("!has(self.keys) || !has(self.clientMetadata) || !has(self.clientMetadata.token_endpoint_auth_method) || self.clientMetadata.token_endpoint_auth_method == 'private_key_jwt'")
+        .message("with keys, clientMetadata.token_endpoint_auth_method is private_key_jwt: leave it out")
 )]
 pub struct OAuthClientSpec {
     /// The TokenProfile to register at. Immutable: make a new OAuthClient to move to another server.
@@ -68,6 +74,30 @@ pub struct OAuthClientSpec {
     /// The Secret that carries the credentials.
     #[serde(default)]
     pub secret: SecretTarget,
+
+    /// The client authenticates by `private_key_jwt` (RFC 7523) with a key pair that the operator makes: the public key is
+    /// registered as `jwks`, the private key goes to the Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Keys>,
+
+    /// Scheduled rotation of the client secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+
+    /// When a *new* client, with a new client id, may take the place of the old one. Left out: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
+
+    /// Take over a client that exists on the server, instead of registering one. Without effect once it is taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adopt>,
+
+    /// Workloads of the same namespace that are restarted once for each new set of credentials, as
+    /// `kubectl rollout restart` does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
+    pub rollout_restart_targets: Vec<RolloutRestartTarget>,
 
     /// What happens to the registration when the OAuthClient is deleted: `Delete` removes it on the server, `Retain` leaves it.
     #[serde(default)]
@@ -113,6 +143,35 @@ pub struct SecretTarget {
     )]
     pub type_: String,
 
+    /// Labels for the Secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(
+        validation = Rule::new("self.all(name, !name.startsWith('dcr-operator.dev/') && name != 'app.kubernetes.io/managed-by')")
+            .message("the labels dcr-operator.dev/* and app.kubernetes.io/managed-by are the operator's own")
+    )]
+    pub labels: BTreeMap<String, LabelValue>,
+
+    /// Annotations for the Secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(
+        validation = Rule::new("self.all(name, !name.startsWith('dcr-operator.dev/'))")
+            .message("the annotations dcr-operator.dev/* are the operator's own")
+    )]
+    pub annotations: BTreeMap<String, AnnotationValue>,
+
+    /// Further or overriding keys, rendered with minijinja over the Rfc7591 names: `client_id`, `client_secret`, `issuer`,
+    /// `token_endpoint`, `scope`, ... A name that the client does not have is an error; `{{ name | default('') }}` allows
+    /// for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(
+        validation = Rule::new("self.all(key, key.matches('^[-._a-zA-Z0-9]{1,253}$'))")
+            .message("the keys of secret.template are keys of a Secret: letters, digits, '-', '_' and '.'")
+    )]
+    pub template: BTreeMap<String, TemplateText>,
+
     /// The names of the keys: `ServiceBinding` (`client-id`, ...), `Env` (`CLIENT_ID`, ...) or `Rfc7591` (`client_id`, ...).
     #[serde(default)]
     pub format: SecretFormat,
@@ -120,12 +179,160 @@ pub struct SecretTarget {
 
 impl Default for SecretTarget {
     fn default() -> Self {
-        Self { name: None, type_: default_secret_type(), format: SecretFormat::default() }
+        Self {
+            name: None,
+            type_: default_secret_type(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            template: BTreeMap::new(),
+            format: SecretFormat::default(),
+        }
     }
 }
 
 fn default_secret_type() -> String {
     "Opaque".into()
+}
+
+/// A label's value.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LabelValue(
+    #[schemars(length(max = 63), regex(pattern = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"))] pub String,
+);
+
+/// An annotation's value.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AnnotationValue(#[schemars(length(max = 4096))] pub String);
+
+/// A template.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TemplateText(#[schemars(length(max = 16384))] pub String);
+
+/// Key pairs that the operator makes for the client.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keys {
+    /// The signature algorithm (RFC 7518 section 3.1, RFC 8037).
+    #[serde(default)]
+    pub algorithm: SigningAlgorithm,
+
+    /// How often a new key pair takes the place of the old one; both are registered during `replacement.overlap`. Left
+    /// out: only on demand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1h') && duration(self) <= duration('87600h')")
+            .message("keys.rotationInterval must be a duration between 1h and 87600h, such as 720h")
+    )]
+    #[schemars(length(max = 16))]
+    pub rotation_interval: Option<Duration>,
+}
+
+/// See [`Keys::algorithm`].
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SigningAlgorithm {
+    #[default]
+    ES256,
+    RS256,
+    EdDSA,
+}
+
+/// See [`OAuthClientSpec::rotation`].
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// How often the client secret is rotated, up to a tenth of it earlier, so that not all clients come at once. In place
+    /// where the server does that, else by a new client (`replacement.when: [Rotation]`).
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1h') && duration(self) <= duration('87600h')")
+            .message("rotation.interval must be a duration between 1h and 87600h, such as 720h")
+    )]
+    #[schemars(length(max = 16))]
+    pub interval: Duration,
+}
+
+/// See [`OAuthClientSpec::replacement`].
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// `UpdateUnsupported`: the spec has changed and the server can't change the client. `RegistrationLost`: the server no
+    /// longer knows the client, or access to it is lost. `Rotation`: credentials are due for rotation and the server does
+    /// not rotate them in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub when: Vec<ReplacementReason>,
+
+    /// How long the old client stays valid beside the new one; then it is deleted on the server. For `keys`: how long
+    /// the old key stays registered.
+    #[serde(default = "default_overlap")]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('0s') && duration(self) <= duration('8760h')")
+            .message("replacement.overlap must be a duration between 0s and 8760h, such as 24h")
+    )]
+    #[schemars(length(max = 16))]
+    pub overlap: Duration,
+}
+
+impl Default for Replacement {
+    fn default() -> Self {
+        Self { when: Vec::new(), overlap: default_overlap() }
+    }
+}
+
+fn default_overlap() -> Duration {
+    std::time::Duration::from_hours(24).into()
+}
+
+/// See [`Replacement::when`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplacementReason {
+    UpdateUnsupported,
+    RegistrationLost,
+    Rotation,
+}
+
+/// A client that exists on the server.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adopt {
+    /// Its client id.
+    #[schemars(length(min = 1, max = 1024))]
+    pub client_id: String,
+
+    /// Its client configuration endpoint (RFC 7592 section 2). Of it, the path is used, at the origin of the profile's
+    /// registration endpoint. Left out: the registration endpoint followed by the client id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub registration_client_uri: Option<String>,
+
+    /// The Secret with its `registration-access-token` and `client-secret`, as far as there are any. It must carry the
+    /// label `dcr-operator.dev/credentials: "true"`. Left out: the profile's `server.managementClient` reads the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+}
+
+/// A workload that reads the Secret.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutRestartTarget {
+    /// Kind of the workload.
+    #[serde(default)]
+    pub kind: WorkloadKind,
+
+    /// Name of the workload, in the client's own namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// See [`RolloutRestartTarget::kind`].
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkloadKind {
+    #[default]
+    Deployment,
+    StatefulSet,
+    DaemonSet,
 }
 
 /// The key names of the application's Secret.
@@ -165,6 +372,15 @@ pub struct OAuthClientStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_secret_expires_at: Option<Time>,
 
+    /// When the registration access token can no longer be used to read and update the client; absent = not known, or
+    /// never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration_access_token_expires_at: Option<Time>,
+
+    /// When the credentials were last replaced by new ones; absent = they are the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_rotated_at: Option<Time>,
+
     /// The client configuration endpoint (RFC 7592 section 2), if the server gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration_client_uri: Option<String>,
@@ -179,6 +395,12 @@ pub struct OAuthClientStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub server_changes: Vec<ServerChange>,
 
+    /// Former clients of this object that still exist on the server, until they are deleted there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["clientId".into()]))]
+    pub retiring: Vec<RetiringClient>,
+
     /// Registration attempts whose answer never arrived: the server may hold a client that nobody knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -188,6 +410,10 @@ pub struct OAuthClientStatus {
     /// The last value of the annotation `dcr-operator.dev/reconcile-requested-at` that has been handled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+
+    /// The last value of the annotation `dcr-operator.dev/rotate-requested-at` that has been handled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_rotate_at: Option<String>,
 
     /// `Ready`, `Accepted`, `Registered`, `InSync`, `SecretSynced`; `Reconciling` and `Stalled` only while True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -217,6 +443,21 @@ pub struct ServerChange {
     #[serde(default, skip_serializing_if = "Value::is_null")]
     #[schemars(schema_with = "schema::free_form")]
     pub registered: Value,
+}
+
+/// A former client.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetiringClient {
+    /// Its client id.
+    pub client_id: String,
+
+    /// Its client configuration endpoint, if the server gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration_client_uri: Option<String>,
+
+    /// When it is deleted on the server.
+    pub delete_after: Time,
 }
 
 /// A registration attempt without an answer.

@@ -37,6 +37,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("!has(self.initialAccessToken) || !has(self.initialAccessToken.clientCredentials) || !has(self.initialAccessToken.clientCredentials.authMethod) || self.initialAccessToken.clientCredentials.authMethod != 'tls_client_auth' || (has(self.tls) && has(self.tls.clientCertificateSecretRef))")
+        .message("authMethod tls_client_auth needs tls.clientCertificateSecretRef"),
     validation = Rule::new("has(self.issuer) || (has(self.endpoints) && has(self.endpoints.token) && has(self.endpoints.registration))")
         .message("set issuer, or both endpoints.token and endpoints.registration")
         .reason(Reason::FieldValueRequired)
@@ -60,7 +62,11 @@ pub struct TokenProfileSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_access_token: Option<InitialAccessToken>,
 
-    /// Trust in the authorization server's certificate. Left out: the operator's own trust store.
+    /// How the server behaves where servers differ.
+    #[serde(default)]
+    pub server: ServerBehaviour,
+
+    /// TLS towards the authorization server. Left out: the operator's own trust store, and no client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 
@@ -72,9 +78,24 @@ pub struct TokenProfileSpec {
     #[serde(default)]
     pub limits: Limits,
 
+    /// How often clients are compared with what the server holds, each at its own time within the interval; `0s` = never.
+    /// Not done where reading a client rotates its credentials.
+    #[serde(default = "default_resync")]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && (duration(self) == duration('0s') || duration(self) >= duration('10s')) && duration(self) <= duration('720h')")
+            .message("resyncInterval must be 0s or a duration between 10s and 720h, such as 1h")
+    )]
+    #[schemars(length(max = 16))]
+    pub resync_interval: Option<Duration>,
+
     /// Stops all calls to the server for this profile, but the removal of deleted clients; existing Secrets stay.
     #[serde(default)]
     pub suspend: bool,
+}
+
+#[allow(clippy::unnecessary_wraps)]
+fn default_resync() -> Option<Duration> {
+    Some(std::time::Duration::from_hours(1).into())
 }
 
 /// Endpoint URLs that override discovery.
@@ -115,24 +136,45 @@ pub struct InitialAccessToken {
     /// Use a token that was issued beforehand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<BearerToken>,
+
+    /// Whether a token of `clientCredentials` serves for more than one registration: `Never` fetches a fresh one for each
+    /// attempt, `UntilExpiry` keeps it until shortly before it ends.
+    #[serde(default)]
+    pub reuse: TokenReuse,
 }
 
-/// A client that may obtain initial access tokens.
+/// See [`InitialAccessToken::reuse`].
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenReuse {
+    #[default]
+    Never,
+    UntilExpiry,
+}
+
+/// A client of the platform team, for the client credentials grant (RFC 6749 section 4.4).
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.secretRef) != (has(self.authMethod) && self.authMethod == 'tls_client_auth')")
+        .message("set secretRef, except with authMethod tls_client_auth, which uses tls.clientCertificateSecretRef")
+        .reason(Reason::FieldValueRequired)
+)]
 pub struct ClientCredentials {
     /// The client's id at the token endpoint.
     #[schemars(length(min = 1, max = 256))]
     pub client_id: String,
 
-    /// The Secret with the client's secret; key `client-secret` unless given. It must carry the label
-    /// `dcr-operator.dev/credentials: "true"`.
-    pub secret_ref: SecretKeyRef,
+    /// The Secret with the client's secret (key `client-secret` unless given) or, with `private_key_jwt`, with its private
+    /// key as PKCS#8 PEM (key `private-key` unless given, and its key id under `key-id`, if there is one). It must carry
+    /// the label `dcr-operator.dev/credentials: "true"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
 
-    /// The scope to ask for; `""` asks for none.
-    #[serde(default = "default_scope")]
+    /// The scope to ask for; `""` asks for none. Left out: `dcr` for initial access tokens and `dcrm` for the management
+    /// client; none with `server.type: Keycloak`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
-    pub scope: String,
+    pub scope: Option<String>,
 
     /// How the client authenticates at the token endpoint.
     #[serde(default)]
@@ -153,17 +195,99 @@ pub struct ClientCredentials {
 #[serde(transparent)]
 pub struct ParameterValue(#[schemars(length(max = 1024))] pub String);
 
-fn default_scope() -> String {
-    "dcr".into()
-}
-
-/// Client authentication at the token endpoint (RFC 6749 section 2.3.1).
+/// Client authentication at the token endpoint (RFC 6749 section 2.3.1, RFC 7523, RFC 8705).
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthMethod {
     #[default]
     ClientSecretBasic,
     ClientSecretPost,
+    PrivateKeyJwt,
+    TlsClientAuth,
+}
+
+/// How the server behaves where servers differ. What is left out is as usual for its `type`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerBehaviour {
+    /// The product, for the defaults of the other fields. `Keycloak` moreover leaves `openid` out of the registered scope.
+    #[serde(default, rename = "type")]
+    pub type_: ServerType,
+
+    /// Reading a client (RFC 7592 section 2.1) issues a new registration access token and a new client secret: then
+    /// nothing is read on a timer, and credentials are rotated by reading. Default: true for `Curity`, else false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_rotates_credentials: Option<bool>,
+
+    /// What an update does with members that it leaves out: `Replace` empties them (RFC 7592 section 2.2), `Merge` keeps
+    /// them, so that they must be emptied explicitly. Default: `Merge` for `Keycloak`, else `Replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_semantics: Option<UpdateSemantics>,
+
+    /// How long a registration access token can be used to read and update its client; it is renewed before it ends. Left
+    /// out: as the server's answer says, 672h for `Curity`, else for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1m') && duration(self) <= duration('87600h')")
+            .message("registrationAccessTokenLifetime must be a duration between 1m and 87600h, such as 672h")
+    )]
+    #[schemars(length(max = 16))]
+    pub registration_access_token_lifetime: Option<Duration>,
+
+    /// A client whose access token manages any client: for adoption, and where a registration access token is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management_client: Option<ClientCredentials>,
+}
+
+/// An authorization server product.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerType {
+    #[default]
+    Generic,
+    Curity,
+    Keycloak,
+    Hydra,
+}
+
+/// See [`ServerBehaviour::update_semantics`].
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateSemantics {
+    Replace,
+    Merge,
+}
+
+impl ServerBehaviour {
+    /// See [`ServerBehaviour::read_rotates_credentials`].
+    #[must_use]
+    pub fn reading_rotates(&self) -> bool {
+        self.read_rotates_credentials.unwrap_or(self.type_ == ServerType::Curity)
+    }
+
+    /// Whether an update keeps the members that it leaves out.
+    #[must_use]
+    pub fn updates_merge(&self) -> bool {
+        self.update_semantics
+            .map_or(self.type_ == ServerType::Keycloak, |semantics| semantics == UpdateSemantics::Merge)
+    }
+
+    /// See [`ServerBehaviour::registration_access_token_lifetime`].
+    #[must_use]
+    pub fn token_lifetime(&self) -> Option<std::time::Duration> {
+        let curity = (self.type_ == ServerType::Curity).then_some(std::time::Duration::from_hours(672));
+        self.registration_access_token_lifetime.map(Into::into).or(curity)
+    }
+
+    /// Whether `openid` is a scope that a client registers.
+    #[must_use]
+    pub fn registers_openid(&self) -> bool {
+        self.type_ != ServerType::Keycloak
+    }
+
+    /// The scope of a token request that names none.
+    #[must_use]
+    pub fn default_scope(&self, usual: &'static str) -> Option<&'static str> {
+        (self.type_ != ServerType::Keycloak).then_some(usual)
+    }
 }
 
 /// An initial access token that was issued beforehand.
@@ -196,6 +320,19 @@ pub struct Tls {
     /// Certificates to trust, in PEM. They are the only ones that this profile trusts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle_ref: Option<CaBundleRef>,
+
+    /// The operator's own certificate towards the server: a Secret of type `kubernetes.io/tls`, with the label
+    /// `dcr-operator.dev/credentials: "true"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<SecretRef>,
+}
+
+/// A Secret in the object's own namespace.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// A key of a ConfigMap or Secret that holds PEM certificates.

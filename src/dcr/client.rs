@@ -2,18 +2,22 @@
 
 use std::fmt;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::error::Error;
-use super::text::{shown, shown_text};
+use super::text::{is_invisible, shown, shown_text};
 
 const MAX_CLIENT_ID_CHARS: usize = 1024;
 const MAX_URL_BYTES: usize = 2048;
 
 /// The last second of the year 9999; a later time is a mistake of the server (milliseconds, mostly).
 const MAX_UNIX_SECONDS: i64 = 253_402_300_799;
+
+/// What is escaped in a path segment: everything that RFC 3986 section 2.3 does not leave unreserved.
+const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Members that are the server's: never part of an update (RFC 7592 section 2.2), never client metadata.
 pub(super) const SERVER_MEMBERS: [&str; 5] = [
@@ -28,7 +32,7 @@ pub(super) const SERVER_MEMBERS: [&str; 5] = [
 /// it differs from the request.
 #[derive(Clone)]
 pub struct ClientInformation {
-    /// The client's identifier: 1 to 1024 characters, no control characters.
+    /// The client's identifier: 1 to 1024 characters, no control characters and none that hide or reorder others.
     pub client_id: String,
     /// The client's secret; public clients have none.
     pub client_secret: Option<SecretString>,
@@ -56,14 +60,8 @@ impl ClientInformation {
             Some(_) => return Err(Error::InvalidClientInformation("has a client_id that is not a text")),
             None => return Err(Error::InvalidClientInformation("has no client_id")),
         };
-        if client_id.is_empty() {
-            return Err(Error::InvalidClientInformation("has an empty client_id"));
-        }
-        if client_id.chars().count() > MAX_CLIENT_ID_CHARS {
-            return Err(Error::InvalidClientInformation("has a client_id of more than 1024 characters"));
-        }
-        if client_id.chars().any(char::is_control) {
-            return Err(Error::InvalidClientInformation("has control characters in its client_id"));
+        if let Some(flaw) = client_id_flaw(&client_id) {
+            return Err(Error::InvalidClientInformation(flaw));
         }
         Ok(Self {
             client_id,
@@ -168,19 +166,83 @@ pub fn client_configuration_endpoint(
     Ok(endpoint.into())
 }
 
+/// The URI to manage a client at, for a client that manages others and has no `registration_client_uri`: the registration
+/// endpoint, with the identifier as one more path segment.
+///
+/// # Errors
+/// [`Error::InvalidEndpoint`] if the endpoint is no `http(s)` URL, or if the identifier cannot be a path segment.
+pub fn client_configuration_endpoint_of(registration_endpoint: &str, client_id: &str) -> Result<String, Error> {
+    let invalid = |why| Error::InvalidEndpoint { endpoint: shown_text(registration_endpoint), why };
+    let flaw = client_id_flaw(client_id).map(|_| "the client_id is empty, too long, or has invisible characters");
+    // A browser's URL takes `%2e` for a dot, so there is no way to write these two.
+    let dots = matches!(client_id, "." | "..").then_some("the client_id would change the path");
+    if let Some(why) = flaw.or(dots) {
+        return Err(invalid(why));
+    }
+    let base = Url::parse(registration_endpoint).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
+    let mut url = base.ok_or_else(|| invalid("the registration endpoint is no http(s) URL"))?;
+    let segment = utf8_percent_encode(client_id, NOT_UNRESERVED);
+    url.set_path(&format!("{}/{segment}", url.path().trim_end_matches('/')));
+    url.set_fragment(None);
+    Ok(url.into())
+}
+
+/// How an update treats the members that it does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpdateSemantics {
+    /// They are removed (RFC 7592 section 2.2).
+    #[default]
+    Replace,
+    /// They stay as they are, so what is to go must be sent as an empty value.
+    Merge,
+}
+
 /// The body of an update (RFC 7592 section 2.2): the last answer without the server's members, with `client_id`, with
 /// `desired` laid over it, and without the members of `previous` (the last request) that are no longer desired. What the
-/// server added by itself stays, since an omitted member counts as emptied.
+/// server added by itself stays, since an omitted member counts as emptied. Where the server merges, the members that are no
+/// longer desired are sent as their default (RFC 7591 section 2) or, without one, as the empty value of their type.
 #[must_use]
 pub fn update_document(
     last: &ClientInformation,
     previous: &Map<String, Value>,
     desired: &Map<String, Value>,
+    semantics: UpdateSemantics,
 ) -> Map<String, Value> {
     let mut document = last.metadata.clone();
-    document.retain(|name, _| !previous.contains_key(name) || desired.contains_key(name));
+    for (name, value) in previous.iter().filter(|(name, _)| !desired.contains_key(*name)) {
+        match semantics {
+            UpdateSemantics::Replace => document.remove(name),
+            UpdateSemantics::Merge => document.insert(name.clone(), emptied(name, value)),
+        };
+    }
     document.extend(desired.clone());
     without_server_members(document, &last.client_id)
+}
+
+/// What a member becomes that nobody asks for any longer.
+fn emptied(name: &str, value: &Value) -> Value {
+    match (name, value) {
+        ("grant_types", _) => json!(["authorization_code"]),
+        ("response_types", _) => json!(["code"]),
+        ("token_endpoint_auth_method", _) => json!("client_secret_basic"),
+        (_, Value::String(_)) => json!(""),
+        (_, Value::Array(_)) => json!([]),
+        (_, Value::Bool(_)) => json!(false),
+        (_, Value::Number(_) | Value::Object(_) | Value::Null) => Value::Null,
+    }
+}
+
+/// What is wrong with a client's identifier, as a phrase about the answer that has it.
+fn client_id_flaw(client_id: &str) -> Option<&'static str> {
+    if client_id.is_empty() {
+        Some("has an empty client_id")
+    } else if client_id.chars().count() > MAX_CLIENT_ID_CHARS {
+        Some("has a client_id of more than 1024 characters")
+    } else if client_id.chars().any(|character| character.is_control() || is_invisible(character)) {
+        Some("has control characters in its client_id")
+    } else {
+        None
+    }
 }
 
 /// The document as it may be sent with `PUT`.

@@ -21,6 +21,7 @@ fn a_client_id_is_required_and_bounded() {
         (json!({"client_id": null}), "has a client_id that is not a text"),
         (json!({"client_id": ""}), "has an empty client_id"),
         (json!({"client_id": "a\nb"}), "has control characters in its client_id"),
+        (json!({"client_id": "a\u{202e}b"}), "has control characters in its client_id"),
         (json!({"client_id": "a".repeat(1025)}), "has a client_id of more than 1024 characters"),
     ] {
         let error = ClientInformation::from_json(object(document)).unwrap_err();
@@ -108,9 +109,60 @@ fn an_update_keeps_what_the_server_added_and_drops_what_is_no_longer_desired() {
     let previous = object(json!({"client_name": "Old", "contacts": ["a@example.com"], "scope": "openid"}));
     let desired = object(json!({"client_name": "New", "scope": "openid", "logo_uri": ""}));
     assert_eq!(
-        Value::from(update_document(&last, &previous, &desired)),
+        Value::from(update_document(&last, &previous, &desired, UpdateSemantics::Replace)),
         json!({"client_id": "c", "subject_type": "public", "client_name": "New", "scope": "openid", "logo_uri": ""})
     );
+}
+
+#[test]
+fn where_the_server_merges_what_is_no_longer_desired_is_sent_as_its_default_or_empty() {
+    let last = parsed(json!({"client_id": "c", "subject_type": "public", "client_name": "Old", "kept": 1}));
+    let previous = object(json!({
+        "client_name": "Old", "contacts": ["a@example.com"], "require_auth_time": true, "default_max_age": 60,
+        "jwks": {"keys": []}, "nothing": null, "kept": 1,
+        "grant_types": ["client_credentials"], "response_types": [], "token_endpoint_auth_method": "none",
+    }));
+    let desired = object(json!({"kept": 1, "logo_uri": "https://x/logo"}));
+    assert_eq!(
+        Value::from(update_document(&last, &previous, &desired, UpdateSemantics::Merge)),
+        json!({
+            "client_id": "c", "subject_type": "public", "kept": 1, "logo_uri": "https://x/logo",
+            "client_name": "", "contacts": [], "require_auth_time": false, "default_max_age": null,
+            "jwks": null, "nothing": null,
+            "grant_types": ["authorization_code"], "response_types": ["code"],
+            "token_endpoint_auth_method": "client_secret_basic",
+        })
+    );
+}
+
+#[test]
+fn a_managed_clients_uri_is_one_segment_below_the_registration_endpoint() {
+    for (endpoint, client_id, expected) in [
+        ("https://x/reg", "9806e2ff-60e6", "https://x/reg/9806e2ff-60e6"),
+        ("https://x/reg/", "a.b_c~d", "https://x/reg/a.b_c~d"),
+        ("https://x", "c", "https://x/c"),
+        ("https://x/reg?tenant=1#f", "c", "https://x/reg/c?tenant=1"),
+        ("https://x/reg", "a/../b", "https://x/reg/a%2F..%2Fb"),
+        ("https://x/reg", "%2e%2e", "https://x/reg/%252e%252e"),
+        ("https://x/reg", "...", "https://x/reg/..."),
+        ("https://x/reg", "?a=b#c", "https://x/reg/%3Fa%3Db%23c"),
+        ("https://x/reg", "..\\a", "https://x/reg/..%5Ca"),
+        ("https://x/reg", "https://evil.example/", "https://x/reg/https%3A%2F%2Fevil.example%2F"),
+        ("https://x/reg", "ü 1", "https://x/reg/%C3%BC%201"),
+    ] {
+        assert_eq!(client_configuration_endpoint_of(endpoint, client_id).unwrap(), expected, "{client_id}");
+    }
+}
+
+#[test]
+fn an_identifier_that_is_no_path_segment_has_no_uri() {
+    for client_id in ["", ".", "..", "a\nb", "a\tb", "a\u{202e}b", &"a".repeat(1025)] {
+        let error = client_configuration_endpoint_of("https://x/reg", client_id).unwrap_err();
+        assert_eq!((error.reason(), error.retry()), ("InvalidEndpoint", crate::retry::Retry::OnChange), "{client_id}");
+    }
+    for endpoint in ["", "/reg", "ftp://x/reg", "mailto:x"] {
+        assert!(client_configuration_endpoint_of(endpoint, "c").is_err(), "{endpoint}");
+    }
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -155,16 +207,33 @@ proptest! {
 
     #[test]
     fn an_update_has_the_client_id_and_everything_desired_and_nothing_of_the_server(
-        mut last in any_document(), previous in any_document(), desired in any_document()
+        mut last in any_document(), previous in any_document(), desired in any_document(), merges in any::<bool>()
     ) {
         last.insert("client_id".to_owned(), "c".into());
-        let body = update_document(&ClientInformation::from_json(last).unwrap(), &previous, &desired);
+        let semantics = if merges { UpdateSemantics::Merge } else { UpdateSemantics::Replace };
+        let body = update_document(&ClientInformation::from_json(last).unwrap(), &previous, &desired, semantics);
         prop_assert_eq!(&body["client_id"], "c");
         prop_assert!(SERVER_MEMBERS.iter().all(|name| !body.contains_key(*name)));
         for (name, value) in desired.iter().filter(|(name, _)| body.contains_key(*name) && *name != "client_id") {
             prop_assert_eq!(&body[name], value);
         }
-        prop_assert!(previous.keys().all(|name| name == "client_id" || desired.contains_key(name) || !body.contains_key(name)));
+        let removed = |name: &&String| !desired.contains_key(*name) && !SERVER_MEMBERS.contains(&name.as_str());
+        for name in previous.keys().filter(removed).filter(|name| *name != "client_id") {
+            prop_assert_eq!(body.contains_key(name), merges, "{}", name);
+        }
+    }
+
+    #[test]
+    fn a_managed_clients_uri_never_leaves_its_segment(client_id in prop_oneof![".{1,40}", "[./%2e\\\\?#@:;]{1,9}"]) {
+        if let Ok(endpoint) = client_configuration_endpoint_of("https://login.example.com/a/reg", &client_id) {
+            let url = Url::parse(&endpoint).unwrap();
+            let segments: Vec<&str> = url.path_segments().unwrap().collect();
+            prop_assert_eq!(&segments[..2], ["a", "reg"]);
+            prop_assert_eq!(segments.len(), 3);
+            let decoded = percent_encoding::percent_decode_str(segments[2]).decode_utf8().unwrap().into_owned();
+            prop_assert_eq!(decoded, client_id);
+            prop_assert!(url.query().is_none() && url.fragment().is_none() && url.host_str() == Some("login.example.com"));
+        }
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::text::{MAX_WORDS_CHARS, Secrets, clean, shown, shown_text};
 /// A longer endpoint is ignored.
 const MAX_URL_BYTES: usize = 2048;
 
-/// What an authorization server says of itself. Members that are no `http(s)` URL, or longer than 2048 bytes, count as
-/// absent.
+/// What an authorization server says of itself. Members that are no `http(s)` URL of visible ASCII characters (RFC 3986
+/// section 2), or longer than 2048 bytes, count as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerMetadata {
     /// The issuer, equal to the one that was asked for.
@@ -120,7 +120,7 @@ fn metadata(issuer: &str, document: &Map<String, Value>) -> ServerMetadata {
     let url = |name| {
         let text = document.get(name)?.as_str()?;
         let scheme = Url::parse(text).ok()?.scheme().to_owned();
-        let fits = text.len() <= MAX_URL_BYTES && !text.contains(|c: char| c.is_control() || c.is_whitespace());
+        let fits = text.len() <= MAX_URL_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
         (fits && matches!(scheme.as_str(), "https" | "http")).then(|| text.to_owned())
     };
     ServerMetadata {
@@ -172,5 +172,7 @@ mod tests {
         });
         let found = metadata("https://x", document.as_object().unwrap());
         assert_eq!(serde_json::to_value(found).unwrap(), json!({"issuer": "https://x"}));
+        let document = json!({"token_endpoint": "https://x/\u{202e}t", "jwks_uri": "https://x/ü"});
+        assert_eq!(metadata("https://x", document.as_object().unwrap()).token_endpoint, None);
     }
 }

@@ -17,6 +17,18 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The client certificate (RFC 8705) or its private key cannot be used.
+    #[error("the client certificate cannot be used: {why}")]
+    InvalidClientCertificate {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A private key that cannot sign.
+    #[error("the private key cannot be used: {why}")]
+    InvalidPrivateKey {
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// An endpoint that is not called, because of how its URL looks.
     #[error("{endpoint} is not called: {why}")]
     InvalidEndpoint {
@@ -100,8 +112,11 @@ pub enum Refusal {
     RefusedByServer,
     /// The token endpoint gives no token.
     TokenRequestRejected,
-    /// The client is gone, or its registration access token is no longer good (RFC 7592 section 2 has one status for both).
+    /// The client is gone, or its registration access token is no longer good (RFC 7592 section 2 has one status, 401, for
+    /// both).
     RegistrationLost,
+    /// The client is gone (404, 410): what some servers say to a token that they accept.
+    ClientNotFound,
     /// The metadata of an update were refused.
     UpdateRejected,
     /// The server has no update (RFC 7592 section 2.2).
@@ -163,6 +178,8 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidCaBundle { .. } => "InvalidCaBundle",
+            Self::InvalidClientCertificate { .. } => "InvalidClientCertificate",
+            Self::InvalidPrivateKey { .. } => "InvalidPrivateKey",
             Self::InvalidEndpoint { .. } => "InvalidEndpoint",
             Self::IssuerMismatch { .. } => "IssuerMismatch",
             Self::DiscoveryFailed { .. } => "DiscoveryFailed",
@@ -176,6 +193,8 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::InvalidCaBundle { .. }
+            | Self::InvalidClientCertificate { .. }
+            | Self::InvalidPrivateKey { .. }
             | Self::InvalidEndpoint { .. }
             | Self::IssuerMismatch { .. }
             | Self::UnsendableToken { .. } => Retry::OnChange,
@@ -188,6 +207,13 @@ impl Error {
         }
     }
 
+    /// Whether the server said that the client does not exist, and not just that the token is no good: no other token will
+    /// find it.
+    #[must_use]
+    pub fn is_client_not_found(&self) -> bool {
+        matches!(self, Self::Refused { refusal: Refusal::ClientNotFound, .. })
+    }
+
     /// Whether a registration (or an update, or a deletion) may have been carried out nevertheless.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -195,6 +221,8 @@ impl Error {
             Self::Unavailable { trouble, .. } => trouble.outcome(),
             Self::InvalidClientInformation(_) => Outcome::Unknown,
             Self::InvalidCaBundle { .. }
+            | Self::InvalidClientCertificate { .. }
+            | Self::InvalidPrivateKey { .. }
             | Self::InvalidEndpoint { .. }
             | Self::UnsendableToken { .. }
             | Self::IssuerMismatch { .. }
@@ -214,7 +242,7 @@ impl Refusal {
             Self::InitialAccessTokenRejected => "InitialAccessTokenRejected",
             Self::RefusedByServer => "RefusedByServer",
             Self::TokenRequestRejected => "TokenRequestRejected",
-            Self::RegistrationLost => "RegistrationLost",
+            Self::RegistrationLost | Self::ClientNotFound => "RegistrationLost",
             Self::UpdateRejected => "UpdateRejected",
             Self::UpdateUnsupported => "UpdateUnsupported",
             Self::DeregistrationRefused => "DeregistrationRefused",

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{Method, RequestBuilder, Response, redirect, retry};
+use reqwest::{Identity, Method, RequestBuilder, Response, redirect, retry};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
@@ -28,10 +31,12 @@ const RETRY_AFTER_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Durati
 const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(3);
 
 /// How to talk to one authorization server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// The certificates to trust, as PEM, and no others; `None` trusts what the operating system trusts.
     pub ca_bundle: Option<Vec<u8>>,
+    /// The certificate to show to the server (RFC 8705), as PEM: its chain, and its unencrypted private key.
+    pub client_identity: Option<SecretString>,
     /// Whether `http://` endpoints are called.
     pub allow_insecure_http: bool,
     /// How long one exchange may take, from its start to the last byte of the answer. Waiting for the limits below is
@@ -42,6 +47,28 @@ pub struct ServerOptions {
     /// How many exchanges may start in a second, evenly spaced; 0 means any number.
     pub requests_per_second: u32,
 }
+
+impl PartialEq for ServerOptions {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            ca_bundle,
+            client_identity,
+            allow_insecure_http,
+            request_timeout,
+            max_concurrent_requests,
+            requests_per_second,
+        } = self;
+        let clear = |identity: &Option<SecretString>| identity.as_ref().map(|pem| pem.expose_secret().to_owned());
+        *ca_bundle == other.ca_bundle
+            && clear(client_identity) == clear(&other.client_identity)
+            && *allow_insecure_http == other.allow_insecure_http
+            && *request_timeout == other.request_timeout
+            && *max_concurrent_requests == other.max_concurrent_requests
+            && *requests_per_second == other.requests_per_second
+    }
+}
+
+impl Eq for ServerOptions {}
 
 /// An authorization server. Cheap to clone; clones share connections and limits.
 #[derive(Clone)]
@@ -91,7 +118,8 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::InvalidCaBundle`] if the bundle has no certificate or a broken one, or if no bundle is given and the
-    /// operating system trusts none.
+    /// operating system trusts none. [`Error::InvalidClientCertificate`] if the client's certificate or its key is missing
+    /// or broken, or if one is not the other's.
     pub fn new(options: &ServerOptions) -> Result<Self, Error> {
         let invalid = |why: &str| Error::InvalidCaBundle { why: clean(why, MAX_WORDS_CHARS) };
         let mut builder = reqwest::Client::builder()
@@ -110,6 +138,9 @@ impl Server {
                 return Err(invalid("no PEM block of the type CERTIFICATE in it"));
             }
             builder = builder.tls_certs_only(certificates);
+        }
+        if let Some(pem) = &options.client_identity {
+            builder = builder.identity(identity(pem)?);
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -240,6 +271,27 @@ impl Answer {
         };
         Error::Unavailable { request: self.request.clone(), trouble, retry_after }
     }
+}
+
+/// The certificate that a client shows. Checked here, as far as it can be without a server.
+fn identity(pem: &SecretString) -> Result<Identity, Error> {
+    let invalid = |why: &str| Error::InvalidClientCertificate { why: why.to_owned() };
+    let pem = pem.expose_secret().as_bytes();
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| invalid("it has a broken PEM block"))?;
+    if certificates.is_empty() {
+        return Err(invalid("no PEM block of the type CERTIFICATE in it"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
+        invalid("no unencrypted private key in it (PEM, of the type PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY)")
+    })?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(certificates, key, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => invalid("the private key is not that of the first certificate"),
+        error => invalid(&clean(&error.to_string(), MAX_WORDS_CHARS)),
+    })?;
+    Identity::from_pem(pem).map_err(|error| invalid(&cause(&error)))
 }
 
 fn unavailable(request: String, trouble: Trouble) -> Error {

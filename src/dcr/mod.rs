@@ -19,15 +19,20 @@ mod client;
 mod discovery;
 mod error;
 mod http;
+mod keys;
 mod limits;
 mod registration;
 mod text;
 mod token;
 
-pub use self::client::{ClientInformation, client_configuration_endpoint, update_document};
+pub use self::client::{
+    ClientInformation, UpdateSemantics, client_configuration_endpoint, client_configuration_endpoint_of,
+    update_document,
+};
 pub use self::discovery::ServerMetadata;
 pub use self::error::{Error, Outcome, Refusal, Trouble};
 pub use self::http::{MAX_BODY_BYTES, Server, ServerOptions};
+pub use self::keys::{KeyAlgorithm, KeyPair};
 pub use self::registration::Deleted;
 pub use self::text::{MAX_WORDS_CHARS, Words};
-pub use self::token::{AccessToken, ClientAuthMethod, ClientCredentials, expires_at};
+pub use self::token::{AccessToken, ClientAuthentication, ClientCredentials, expires_at};

@@ -15,8 +15,11 @@ use super::text::Secrets;
 pub enum Deleted {
     /// The server has deleted the client.
     Now,
-    /// The server does not know the client, or no longer accepts its token: RFC 7592 section 2 answers 401 for both.
+    /// The server does not know the client (404, 410).
     AlreadyGone,
+    /// The server does not accept the token (401): for a client's own token that is how RFC 7592 section 2 says that the
+    /// client is gone, but it may also be the token alone that is no longer good.
+    TokenRefused,
 }
 
 impl Server {
@@ -52,22 +55,26 @@ impl Server {
     }
 
     /// Reads a client (RFC 7592 section 2.1). **Some servers issue a new registration access token and a new client secret
-    /// for every read**: the answer must be stored, also when nothing else is done with it.
+    /// for every read**: the answer must be stored, also when nothing else is done with it. The token is the client's own, or
+    /// that of a client that manages others.
     ///
     /// # Errors
-    /// `RegistrationLost` (401, 404), `RefusedByServer` (another 4xx), `ServerUnavailable`, `InvalidEndpoint`.
+    /// `RegistrationLost` (401, and 404 or 410 with [`Error::is_client_not_found`]), `RefusedByServer` (another 4xx),
+    /// `ServerUnavailable` (also if the answer is about another client), `InvalidEndpoint`.
     pub async fn read(
         &self,
         client_configuration_endpoint: &str,
         token: &SecretString,
+        client_id: &str,
     ) -> Result<ClientInformation, Error> {
         let authorization = Authorization::Bearer { token, unsendable: Refusal::RegistrationLost };
         let mut answer = self
             .exchange(Method::GET, client_configuration_endpoint, authorization, Secrets::default(), |get| get)
             .await?;
         match answer.status {
-            200..=299 => client_information(&mut answer),
-            401 | 404 => Err(answer.refused(Refusal::RegistrationLost)),
+            200..=299 => information_about(&mut answer, client_id),
+            401 => Err(answer.refused(Refusal::RegistrationLost)),
+            404 | 410 => Err(answer.refused(Refusal::ClientNotFound)),
             408 | 429 => Err(answer.failed()),
             400..=499 => Err(answer.refused(Refusal::RefusedByServer)),
             _ => Err(answer.failed()),
@@ -79,8 +86,8 @@ impl Server {
     /// an update (and the secret) are left out.
     ///
     /// # Errors
-    /// `UpdateRejected` (400, 422), `RegistrationLost` (401, 404), `UpdateUnsupported` (405, 501), `RefusedByServer`
-    /// (another 4xx), `ServerUnavailable` (also if the answer is about another client), `InvalidEndpoint`. After an error
+    /// `UpdateRejected` (400, 422), `RegistrationLost` (401, and 404 or 410 with [`Error::is_client_not_found`]),
+    /// `UpdateUnsupported` (405, 501), `RefusedByServer` (another 4xx), `ServerUnavailable` (also if the answer is about another client), `InvalidEndpoint`. After an error
     /// whose [`Error::outcome`] is unknown the update may have been made, and the token and the secret may be new.
     pub async fn update(
         &self,
@@ -94,15 +101,10 @@ impl Server {
         let mut answer =
             self.exchange(Method::PUT, client_configuration_endpoint, authorization, Secrets::default(), body).await?;
         match answer.status {
-            200..=299 => {
-                let client = client_information(&mut answer)?;
-                if client.client_id != client_id {
-                    return Err(answer.unreadable("is about another client"));
-                }
-                Ok(client)
-            }
+            200..=299 => information_about(&mut answer, client_id),
             400 | 422 => Err(answer.refused(Refusal::UpdateRejected)),
-            401 | 404 => Err(answer.refused(Refusal::RegistrationLost)),
+            401 => Err(answer.refused(Refusal::RegistrationLost)),
+            404 | 410 => Err(answer.refused(Refusal::ClientNotFound)),
             405 | 501 => Err(answer.refused(Refusal::UpdateUnsupported)),
             408 | 429 => Err(answer.failed()),
             402..=499 => Err(answer.refused(Refusal::RefusedByServer)),
@@ -122,7 +124,8 @@ impl Server {
             .await?;
         match answer.status {
             200..=299 => Ok(Deleted::Now),
-            401 | 404 | 410 => Ok(Deleted::AlreadyGone),
+            401 => Ok(Deleted::TokenRefused),
+            404 | 410 => Ok(Deleted::AlreadyGone),
             408 | 429 => Err(answer.failed()),
             400..=499 | 501 => Err(answer.refused(Refusal::DeregistrationRefused)),
             _ => Err(answer.failed()),
@@ -140,6 +143,12 @@ fn client_information(answer: &mut Answer) -> Result<ClientInformation, Error> {
         Error::InvalidClientInformation(what) => answer.unreadable(what),
         other => other,
     })
+}
+
+/// No answer about one client may be taken for another's.
+fn information_about(answer: &mut Answer, client_id: &str) -> Result<ClientInformation, Error> {
+    let client = client_information(answer)?;
+    if client.client_id == client_id { Ok(client) } else { Err(answer.unreadable("is about another client")) }
 }
 
 /// What a status 400 at the registration endpoint means. An unknown code, or none, is about the metadata; the few codes of

@@ -150,7 +150,7 @@ pub(super) fn clean(text: &str, limit: usize) -> String {
 }
 
 /// Characters that change the order or the look of others: bidirectional controls, joiners, tags, soft hyphens.
-fn is_invisible(character: char) -> bool {
+pub(super) fn is_invisible(character: char) -> bool {
     matches!(character,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')

@@ -1,4 +1,4 @@
-//! Initial access tokens by the client credentials grant (RFC 6749 section 4.4).
+//! Access tokens by the client credentials grant (RFC 6749 section 4.4): to register clients, or to manage any of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,48 +9,88 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use reqwest::Method;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use url::form_urlencoded::byte_serialize;
+use uuid::Uuid;
 
 use super::error::{Error, Refusal};
 use super::http::{Authorization, Server};
+use super::keys::KeyPair;
 use super::text::Secrets;
+
+/// How long an assertion is good for: it is used at once.
+const ASSERTION_LIFETIME_SECONDS: i64 = 60;
+
+/// RFC 7523 section 2.2.
+const JWT_BEARER_ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// The parameters that the grant and the authentication set themselves.
+const RESERVED_PARAMETERS: [&str; 6] =
+    ["grant_type", "scope", "client_id", "client_secret", "client_assertion", "client_assertion_type"];
 
 /// A client and what it asks the token endpoint for.
 #[derive(Clone)]
 pub struct ClientCredentials {
     /// The client's identifier.
     pub client_id: String,
-    /// The client's secret.
-    pub client_secret: SecretString,
+    /// How the client authenticates, and with what.
+    pub authentication: ClientAuthentication,
     /// The scope to ask for; `None` and the empty text ask for none.
     pub scope: Option<String>,
-    /// How the client authenticates.
-    pub auth_method: ClientAuthMethod,
     /// Further form parameters, such as `audience` or `resource`. They cannot replace the grant's own.
     pub parameters: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client_id, client_secret: _, scope, auth_method, parameters } = self;
+        let Self { client_id, authentication, scope, parameters } = self;
         f.debug_struct("ClientCredentials")
             .field("client_id", client_id)
+            .field("authentication", authentication)
             .field("scope", scope)
-            .field("auth_method", auth_method)
             .field("parameters", &parameters.keys())
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 
-/// How a client authenticates at the token endpoint (RFC 7591 section 2, `token_endpoint_auth_method`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAuthMethod {
+/// How a client authenticates at the token endpoint (RFC 7591 section 2, `token_endpoint_auth_method`), and with what.
+#[derive(Clone, Debug)]
+pub enum ClientAuthentication {
     /// HTTP Basic, with form-encoded identifier and secret (RFC 6749 section 2.3.1).
-    #[default]
-    ClientSecretBasic,
+    ClientSecretBasic(SecretString),
     /// Identifier and secret in the form.
-    ClientSecretPost,
+    ClientSecretPost(SecretString),
+    /// A signed assertion in the form (RFC 7523 section 2.2).
+    PrivateKeyJwt {
+        /// The key that signs; the server knows its public half.
+        key: KeyPair,
+        /// What the server takes for itself: the issuer identifier, or the URL of the token endpoint.
+        audience: String,
+    },
+    /// The client certificate of the connection (RFC 8705 section 2), which is [`ServerOptions::client_identity`].
+    ///
+    /// [`ServerOptions::client_identity`]: super::ServerOptions::client_identity
+    TlsClientAuth,
+}
+
+/// What an assertion claims (RFC 7523 section 3).
+#[derive(Serialize)]
+struct AssertionClaims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    jti: String,
+    iat: i64,
+    exp: i64,
+}
+
+impl<'a> AssertionClaims<'a> {
+    fn new(client_id: &'a str, audience: &'a str, now: Timestamp) -> Self {
+        let iat = now.as_second();
+        let jti = Uuid::new_v4().to_string();
+        Self { iss: client_id, sub: client_id, aud: audience, jti, iat, exp: iat + ASSERTION_LIFETIME_SECONDS }
+    }
 }
 
 /// A bearer token (RFC 6750). Many servers accept an initial access token only once.
@@ -76,30 +116,41 @@ impl Server {
     ///
     /// # Errors
     /// `TokenRequestRejected` for a 4xx answer, `ServerUnavailable` for any other that has no bearer token,
-    /// `InvalidEndpoint` if the endpoint may not be called.
-    pub async fn initial_access_token(
-        &self,
-        token_endpoint: &str,
-        grant: &ClientCredentials,
-    ) -> Result<AccessToken, Error> {
-        let secret = grant.client_secret.expose_secret();
+    /// `InvalidEndpoint` if the endpoint may not be called, `InvalidPrivateKey` if the key cannot sign.
+    pub async fn access_token(&self, token_endpoint: &str, grant: &ClientCredentials) -> Result<AccessToken, Error> {
+        let client_id = grant.client_id.as_str();
         let mut form = vec![("grant_type", "client_credentials")];
         form.extend(grant.scope.as_deref().filter(|scope| !scope.is_empty()).map(|scope| ("scope", scope)));
-        let authorization = match grant.auth_method {
-            ClientAuthMethod::ClientSecretBasic => {
-                Authorization::Basic { user: form_encode(&grant.client_id), password: form_encode(secret).into() }
-            }
-            ClientAuthMethod::ClientSecretPost => {
-                form.extend([("client_id", grant.client_id.as_str()), ("client_secret", secret)]);
-                Authorization::None
-            }
-        };
-        let reserved = ["grant_type", "scope", "client_id", "client_secret"];
-        let further = grant.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        form.extend(further.filter(|(name, _)| !reserved.contains(name)));
-
+        let mut authorization = Authorization::None;
+        let assertion;
         let mut secrets = Secrets::default();
-        secrets.add(secret);
+        match &grant.authentication {
+            ClientAuthentication::ClientSecretBasic(secret) => {
+                let secret = secret.expose_secret();
+                secrets.add(secret);
+                authorization =
+                    Authorization::Basic { user: form_encode(client_id), password: form_encode(secret).into() };
+            }
+            ClientAuthentication::ClientSecretPost(secret) => {
+                let secret = secret.expose_secret();
+                secrets.add(secret);
+                form.extend([("client_id", client_id), ("client_secret", secret)]);
+            }
+            ClientAuthentication::PrivateKeyJwt { key, audience } => {
+                assertion = key.sign(&AssertionClaims::new(client_id, audience, Timestamp::now()))?;
+                let assertion = assertion.expose_secret();
+                secrets.add(assertion);
+                form.extend([
+                    ("client_id", client_id),
+                    ("client_assertion_type", JWT_BEARER_ASSERTION),
+                    ("client_assertion", assertion),
+                ]);
+            }
+            ClientAuthentication::TlsClientAuth => form.push(("client_id", client_id)),
+        }
+        let further = grant.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        form.extend(further.filter(|(name, _)| !RESERVED_PARAMETERS.contains(name)));
+
         let mut answer =
             self.exchange(Method::POST, token_endpoint, authorization, secrets, |request| request.form(&form)).await?;
         match answer.status {

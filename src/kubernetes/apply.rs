@@ -36,6 +36,7 @@ pub struct SecretSpec {
     pub name: String,
     pub type_: String,
     pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     pub owner: OwnerReference,
     /// Holds the Secret until the operator lets go of it.
     pub finalizer: Option<String>,
@@ -47,7 +48,7 @@ pub struct SecretSpec {
 /// # Errors
 /// [`Error::Conflict`] if the precondition does not hold; otherwise as [`Error::new`] classifies.
 pub async fn apply_secret(client: &Client, spec: &SecretSpec, precondition: &Precondition) -> Result<Secret, Error> {
-    let SecretSpec { namespace, name, type_, labels, owner, finalizer, data } = spec;
+    let SecretSpec { namespace, name, type_, labels, annotations, owner, finalizer, data } = spec;
     let resource_version = match precondition {
         Precondition::Absent => MUST_NOT_EXIST.to_owned(),
         Precondition::Unchanged(version) => version.clone(),
@@ -58,6 +59,7 @@ pub async fn apply_secret(client: &Client, spec: &SecretSpec, precondition: &Pre
             namespace: Some(namespace.clone()),
             resource_version: Some(resource_version),
             labels: Some(labels.clone()),
+            annotations: Some(annotations.clone()).filter(|annotations| !annotations.is_empty()),
             owner_references: Some(vec![owner.clone()]),
             finalizers: finalizer.clone().map(|finalizer| vec![finalizer]),
             ..ObjectMeta::default()

@@ -1,26 +1,26 @@
 //! Carries out one step, and returns what it changed. Decides nothing.
 
 mod deregister;
+mod manage;
 mod register;
+mod restart;
+mod store;
 
 use std::time::Instant;
 
 use kube::{Resource, ResourceExt};
-use secrecy::SecretString;
 use serde_json::json;
 
 use super::{
     attempt::Attempt,
-    metadata::Document,
     observe::{ApplicationSecret, Change, Observed},
     plan::{self, Step},
-    registration::{self, Registration, RegistrationSecret, ServerSnapshot, StoredSecret},
+    registration::{RegistrationSecret, ServerSnapshot, StoredSecret},
 };
 use crate::{
     api::{FINALIZER, OAuthClientStatus, PossibleOrphan, TokenProfile, reasons},
     context::Context,
-    dcr,
-    kubernetes::{self, Precondition, SecretSpec},
+    dcr, kubernetes,
     retry::Retry,
     token_profile::ConnectionError,
 };
@@ -52,6 +52,17 @@ pub enum Error {
         #[source]
         source: kubernetes::Error,
     },
+    /// The client to adopt needs a secret, and nobody knows it.
+    #[error(
+        "client {client_id} authenticates by a secret, and the server does not tell it: put it under client-secret into a Secret, and name that in spec.adopt.secretRef"
+    )]
+    NoSecret { client_id: String },
+    /// No key pair could be made.
+    #[error(transparent)]
+    Key(dcr::Error),
+    /// The server is down, as other clients have found out: it is not called.
+    #[error("the authorization server is down; it is tried again at {0}")]
+    CircuitOpen(jiff::Timestamp),
     /// The plan asked for something that the facts do not allow.
     #[error("{0}")]
     Inconsistent(&'static str),
@@ -64,8 +75,10 @@ impl Error {
         match self {
             Self::Kubernetes(error) | Self::NotStored { source: error, .. } => error.reason(),
             Self::Connection(error) => error.reason(),
-            Self::Server(error) => error.reason(),
+            Self::Server(error) | Self::Key(error) => error.reason(),
             Self::OutcomeUnknown { .. } => reasons::OUTCOME_UNKNOWN,
+            Self::NoSecret { .. } => reasons::SECRET_NOT_FOUND,
+            Self::CircuitOpen(_) => "ServerUnavailable",
             Self::Inconsistent(_) => "Inconsistent",
         }
     }
@@ -92,8 +105,29 @@ impl Error {
                 Retry::OnChange => Retry::Backoff,
                 retry => retry,
             },
-            Self::NotStored { .. } | Self::Inconsistent(_) => Retry::Backoff,
+            Self::NoSecret { .. } => Retry::OnChange,
+            Self::CircuitOpen(until) => Retry::After(
+                std::time::Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default(),
+            ),
+            Self::NotStored { .. } | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
         }
+    }
+
+    /// Whether the server gives no usable answers.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        let source = match self {
+            Self::Server(error) | Self::Connection(ConnectionError::Server(error)) => error,
+            Self::OutcomeUnknown { source, .. } => source,
+            _ => return false,
+        };
+        matches!(source, dcr::Error::Unavailable { retry_after: None, .. })
+    }
+
+    /// Whether the server has said no, and so nothing has changed there.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Server(error) if error.outcome() == dcr::Outcome::NotRegistered)
     }
 }
 
@@ -103,8 +137,21 @@ impl Error {
 /// Each has a reason and a retry class; what was changed before it is persisted.
 pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<Change, Error> {
     match step {
-        Step::Register { attempt, document } => register::register(context, observed, attempt, document).await,
-        Step::Update { document, body } => update(context, observed, document, body).await,
+        Step::AddFinalizer => {
+            let finalizers = store::with_finalizer(&observed.client);
+            write_metadata(context, observed, json!({"finalizers": finalizers})).await
+        }
+        Step::Register { attempt, document, new_key } => {
+            register::register(context, observed, attempt, document, new_key).await
+        }
+        Step::Adopt { client_id, registration_client_uri } => {
+            register::adopt(context, observed, &client_id, registration_client_uri.as_deref()).await
+        }
+        Step::Update { document, body, new_key, cause } => {
+            manage::update(context, observed, document, body, new_key, &cause).await
+        }
+        Step::Read { purpose } => manage::look(context, observed, &purpose).await,
+        Step::Retire { client_id } => manage::retire(context, observed, &client_id).await,
         Step::ApplySecret { secret, precondition } => {
             let applied = kubernetes::apply_secret(&context.client, &secret, &precondition).await?;
             Ok(Change::SecretApplied { secret: StoredSecret::new(applied), data: secret.data })
@@ -121,22 +168,22 @@ pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<C
             }
             Ok(Change::FormerSecretRemoved)
         }
+        Step::RestartWorkloads { targets, rotated_at } => {
+            restart::restart(context, observed, &targets, rotated_at).await
+        }
         Step::ReportPossibleOrphan { attempt } => report_possible_orphan(context, observed, attempt).await,
         Step::Deregister => deregister::deregister(context, observed).await,
-        Step::RestoreFinalizer => {
-            let mut finalizers = observed.client.finalizers().to_vec();
-            finalizers.push(FINALIZER.to_owned());
-            write_metadata(context, observed, json!({"finalizers": finalizers})).await
-        }
-        Step::ReportOrphan { client_id, why } => {
-            deregister::report_orphan(context, observed, &client_id, &why).await;
-            register::settle(context, observed).await
+        Step::ReportOrphan { client_ids, why } => {
+            for client_id in client_ids {
+                deregister::report_orphan(context, observed, &client_id, &why).await;
+            }
+            store::settle(context, observed).await
         }
         Step::ReportRetained { client_id } => {
             let note = format!("client {client_id} stays registered (deletionPolicy: Retain)");
             tracing::info!(client_id, "{note}");
             context.events.normal(&observed.client.object_ref(&()), "Retained", &note).await;
-            register::settle(context, observed).await
+            store::settle(context, observed).await
         }
         Step::RemoveRegistration => {
             if let RegistrationSecret::Held { secret, .. } | RegistrationSecret::Unreadable { secret, .. } =
@@ -155,49 +202,6 @@ pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<C
             Ok(Change::Released(Box::new(client)))
         }
     }
-}
-
-/// Changes the registration, and persists the answer before anything else: tokens and secrets may have been rotated.
-async fn update(context: &Context, observed: &Observed, document: Document, body: Document) -> Result<Change, Error> {
-    let (RegistrationSecret::Held { secret, registration }, Some(profile)) =
-        (&observed.registration, &observed.profile)
-    else {
-        return Err(Error::Inconsistent("an update needs a registration and a profile"));
-    };
-    let (uri, token) = registration.management().ok_or(Error::Inconsistent("an update needs management access"))?;
-    let (server, snapshot) = connect(context, profile).await?;
-    let endpoint = dcr::client_configuration_endpoint(registration_endpoint(profile)?, uri)?;
-    let client_id = &registration.information.client_id;
-    let information = timed(context, "update", server.update(&endpoint, token, client_id, &body.0)).await?;
-
-    let registration = Registration {
-        attempt: registration.attempt.clone(),
-        information: complete(information, &registration.information),
-        request: document.0,
-        server: snapshot,
-    };
-    let unchanged = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
-    let secret = register::keep(context, observed, &registration, &unchanged).await?;
-    tracing::info!(client_id = registration.information.client_id, "updated the registration");
-    Ok(Change::Updated { secret: StoredSecret::new(secret), registration: Box::new(registration) })
-}
-
-/// An update's answer may leave out the secret and the management access where they have not changed.
-fn complete(mut answer: dcr::ClientInformation, last: &dcr::ClientInformation) -> dcr::ClientInformation {
-    let or = |new: Option<SecretString>, old: &Option<SecretString>| new.or_else(|| old.clone());
-    let confidential = answer.metadata.get("token_endpoint_auth_method").is_none_or(|method| method != "none");
-    if confidential {
-        answer.client_secret_expires_at = if answer.client_secret.is_some() {
-            answer.client_secret_expires_at
-        } else {
-            last.client_secret_expires_at
-        };
-        answer.client_secret = or(answer.client_secret, &last.client_secret);
-    }
-    answer.registration_access_token = or(answer.registration_access_token, &last.registration_access_token);
-    answer.registration_client_uri = answer.registration_client_uri.or_else(|| last.registration_client_uri.clone());
-    answer.client_id_issued_at = answer.client_id_issued_at.or(last.client_id_issued_at);
-    answer
 }
 
 async fn report_possible_orphan(context: &Context, observed: &Observed, attempt: Attempt) -> Result<Change, Error> {
@@ -243,8 +247,10 @@ async fn connect(context: &Context, profile: &TokenProfile) -> Result<(dcr::Serv
         metadata: plan::server_metadata(profile).unwrap_or_default(),
         ca_bundle: ca_bundle.as_ref().map(|pem| String::from_utf8_lossy(pem).into_owned()),
         profile: profile.name_any(),
+        openid_is_implied: !profile.spec.server.registers_openid(),
     };
-    Ok((context.connections.server(profile, ca_bundle)?, snapshot))
+    let identity = context.connections.client_identity(profile).await?;
+    Ok((context.connections.server(profile, ca_bundle, identity)?, snapshot))
 }
 
 fn registration_endpoint(profile: &TokenProfile) -> Result<&str, Error> {
@@ -252,18 +258,9 @@ fn registration_endpoint(profile: &TokenProfile) -> Result<&str, Error> {
     endpoint.ok_or(Error::Inconsistent("the profile has no registration endpoint"))
 }
 
-/// The Secret that keeps a registration.
-fn registration_spec(observed: &Observed, registration: &Registration) -> SecretSpec {
-    SecretSpec {
-        namespace: observed.namespace().to_owned(),
-        name: registration::secret_name(observed.name()),
-        type_: registration::SECRET_TYPE.to_owned(),
-        labels: plan::secret_labels(observed.name()),
-        owner: observed.client.controller_owner_ref(&()).unwrap_or_default(),
-        // Without it, the registration access token would go with the namespace before the server has been told.
-        finalizer: Some(FINALIZER.to_owned()),
-        data: registration.to_data(),
-    }
+fn token_endpoint(profile: &TokenProfile) -> Result<&str, Error> {
+    let endpoint = profile.status.as_ref().and_then(|status| status.token_endpoint.as_deref());
+    endpoint.ok_or(Error::Inconsistent("the profile has no token endpoint"))
 }
 
 /// Counts a call to the server, and how long it took.

@@ -18,6 +18,9 @@ pub struct Attempt {
     pub started_at: Timestamp,
     /// Of the OAuthClient: a manifest that was copied brings its annotations along, and they are not about the copy.
     pub uid: String,
+    /// The client id that the new client takes the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<String>,
     /// Set when the server has refused for good, or nothing has been sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -43,7 +46,13 @@ impl Attempt {
     pub fn settled(client: &OAuthClient, now: Timestamp) -> Self {
         let ended = Ended { reason: SETTLED.into(), message: String::new(), refused_inputs: None };
         let uid = client.metadata.uid.clone().unwrap_or_default();
-        let last = Self::last(client).unwrap_or(Self { id: String::new(), started_at: now, uid, ended: None });
+        let last = Self::last(client).unwrap_or(Self {
+            id: String::new(),
+            started_at: now,
+            uid,
+            supersedes: None,
+            ended: None,
+        });
         Self { ended: Some(ended), ..last }
     }
 
@@ -73,6 +82,7 @@ mod tests {
             id: "a".into(),
             started_at: Timestamp::UNIX_EPOCH,
             uid: "u".into(),
+            supersedes: None,
             ended: Some(Ended {
                 reason: "InvalidRedirectUri".into(),
                 message: "no".into(),

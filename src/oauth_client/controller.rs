@@ -16,12 +16,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{
     act,
-    observe::{Observed, observe},
+    observe::{Change, Observed, observe},
     plan::{Plan, Step, plan},
     status::{Failure, status},
 };
 use crate::{
-    api::{OAuthClient, OAuthClientStatus, conditions},
+    api::{OAuthClient, OAuthClientStatus, conditions, reasons},
     context::Context,
     kubernetes::{self, SecretChange, Watched, condition},
     ops::Outcome,
@@ -43,6 +43,8 @@ pub enum Changes {
     Policies(String),
     /// The labels of a namespace.
     Namespace(String),
+    /// A Secret that specs may read, by namespace and name.
+    Credentials(String, String),
 }
 
 /// Runs until the context's token stops it. `secrets` are the operator's own Secrets as they change.
@@ -93,6 +95,10 @@ fn concerned(
                 Changes::Profile(namespace, name) => profile_namespace == namespace && reference.name == *name,
                 Changes::Policies(namespace) => profile_namespace == namespace,
                 Changes::Namespace(namespace) => home == *namespace,
+                Changes::Credentials(namespace, name) => {
+                    let read = client.spec.adopt.as_ref().and_then(|adopt| adopt.secret_ref.as_ref());
+                    home == *namespace && read.is_some_and(|read| read.name == *name)
+                }
             };
             concerned.then(|| ObjectRef::new(&client.name_any()).within(&home))
         }))
@@ -138,11 +144,16 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
             // The next leader will do it.
             return Ok(Action::await_change());
         }
-        match act::act(context, &observed, step.clone()).await {
+        match guarded(context, &observed, step.clone()).await {
             Ok(change) => observed.apply(change),
             Err(act::Error::Kubernetes(
                 error @ (kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. }),
             )) => return Err(error),
+            // The plan may have another way.
+            Err(error) if error.reason() == reasons::REGISTRATION_LOST && observed.lost.is_none() => {
+                observed.lost = Some(error.to_string());
+                failed = Some((step, error));
+            }
             Err(error) => {
                 failed = Some((step, error));
                 break;
@@ -150,9 +161,15 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
         }
         planned = plan(&observed, Timestamp::now());
     }
+    if observed.lost.is_none() && failed.as_ref().is_some_and(|(_, error)| error.reason() == reasons::REGISTRATION_LOST)
+    {
+        // It had.
+        failed = None;
+    }
     if observed.client.finalizers().is_empty() && observed.client.meta().deletion_timestamp.is_some() {
         context.client_backoff.forget(&uid);
         context.written.forget(&uid);
+        context.compared.forget(&uid);
         return Ok(Action::await_change());
     }
 
@@ -178,6 +195,17 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
         announce(context, &observed, &status).await;
     }
     Ok(delay.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Carries out the step, unless it calls a server that is down.
+async fn guarded(context: &Context, observed: &Observed, step: Step) -> Result<Change, act::Error> {
+    let profile = observed.profile.as_ref().filter(|_| step.calls_the_server());
+    let Some(profile) = profile else { return act::act(context, observed, step).await };
+    let uid = profile.uid().unwrap_or_default();
+    context.circuits.enter(&uid, Timestamp::now()).map_err(act::Error::CircuitOpen)?;
+    let result = act::act(context, observed, step).await;
+    context.circuits.note(&uid, !result.as_ref().is_err_and(act::Error::is_outage), Timestamp::now());
+    result
 }
 
 /// The client, read afresh if the watch may lag behind our own last write to it.

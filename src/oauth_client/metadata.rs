@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    api::{ClientMetadata, OAuthClientSpec, ServerChange},
+    api::{ClientMetadata, OAuthClientSpec, ServerBehaviour, ServerChange},
     text::truncate,
 };
 
@@ -25,6 +25,9 @@ const ISSUED_BY_SERVER: [&str; 6] = [
 
 /// Members whose values are a set: order means nothing.
 const SPACE_DELIMITED: &str = "scope";
+
+/// Every client may ask for it.
+pub const OPENID: &str = "openid";
 
 /// Longer values are shown cut in the status.
 const LONGEST_SHOWN: usize = 512;
@@ -80,6 +83,19 @@ pub fn document(spec: &OAuthClientSpec) -> Result<Document, InvalidMetadata> {
     Ok(Document(members))
 }
 
+/// The document as this server takes it: a scope that is no client's own is left out.
+#[must_use]
+pub fn for_server(mut document: Document, server: &ServerBehaviour) -> Document {
+    if !server.registers_openid()
+        && let Some(Value::String(scope)) = document.0.get("scope")
+    {
+        let others: Vec<&str> = scope.split_ascii_whitespace().filter(|scope| *scope != OPENID).collect();
+        let others = others.join(" ");
+        document.0.insert(SPACE_DELIMITED.into(), others.into());
+    }
+    document
+}
+
 /// The members that were asked for and registered with another value.
 #[must_use]
 pub fn server_changes(requested: &Map<String, Value>, registered: &Map<String, Value>) -> Vec<ServerChange> {
@@ -100,7 +116,8 @@ pub fn server_changes(requested: &Map<String, Value>, registered: &Map<String, V
 }
 
 /// Whether two values of a member mean the same: lists and scopes are sets, and nothing is as good as an empty one.
-fn equivalent(name: &str, one: &Value, other: &Value) -> bool {
+#[must_use]
+pub fn equivalent(name: &str, one: &Value, other: &Value) -> bool {
     fn values(name: &str, value: &Value) -> Option<Vec<String>> {
         let mut values: Vec<String> = match value {
             Value::Null => Vec::new(),
@@ -161,6 +178,18 @@ mod tests {
     fn a_template_is_sent_as_software_id() {
         let spec = spec(json!({"profileRef": {"name": "p"}, "templateId": "web"}));
         assert_eq!(document(&spec).unwrap().0, map(json!({"software_id": "web"})));
+    }
+
+    #[test]
+    fn a_server_to_which_openid_is_no_scope_is_not_asked_for_it() {
+        let keycloak: ServerBehaviour = serde_json::from_value(json!({"type": "Keycloak"})).unwrap();
+        for (scope, sent) in [("openid email", "email"), ("email  openid", "email"), ("openid", ""), ("email", "email")]
+        {
+            let document = || Document(map(json!({"scope": scope})));
+            assert_eq!(for_server(document(), &keycloak).0["scope"], sent);
+            assert_eq!(for_server(document(), &ServerBehaviour::default()), document());
+        }
+        assert!(for_server(Document::default(), &keycloak).0.is_empty());
     }
 
     #[test]

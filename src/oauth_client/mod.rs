@@ -5,8 +5,11 @@
 
 mod accept;
 mod act;
+mod adoption;
 mod attempt;
+mod compared;
 mod controller;
+mod keys;
 pub mod metadata;
 mod observe;
 mod plan;
@@ -14,4 +17,5 @@ mod registration;
 mod secret;
 mod status;
 
+pub use compared::Compared;
 pub use controller::{Changes, run};

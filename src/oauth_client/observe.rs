@@ -8,16 +8,18 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 
 use super::{
+    adoption::{self, Adoption},
     attempt::{Attempt, SETTLED},
     metadata,
     registration::{self, Registration, RegistrationSecret, StoredSecret},
 };
 use crate::{
-    api::{DcrPolicy, OAuthClient, TokenProfile, annotations},
+    api::{DcrPolicy, OAuthClient, ReplacementReason, ServerBehaviour, TokenProfile, annotations},
     context::Context,
+    dcr::ClientInformation,
     kubernetes::{self, SecretData},
     policy, token_profile,
 };
@@ -37,11 +39,31 @@ pub struct Observed {
     pub secret: ApplicationSecret,
     /// The Secret of the status, if the spec now names another one.
     pub former_secret: Option<StoredSecret>,
+    /// What the spec gives to adopt a client with, if one is to be adopted; else why it can't be had: reason and message.
+    pub adoption: Option<Result<Adoption, (&'static str, String)>>,
+    /// Another OAuthClient that has the client that this one is to adopt.
+    pub rival: Option<String>,
+    /// When the registration was last compared with what the server has; at the earliest when the operator started.
+    pub compared_at: Timestamp,
+    /// What the server has, as read or answered in this pass.
+    pub live: Option<Live>,
+    /// In this pass, the server has refused all that there is to manage the client with: what it said.
+    pub lost: Option<String>,
+    /// In this pass, the workloads have been restarted for the credentials of now.
+    pub workloads_are_restarted: bool,
     /// No call to the server before this time: the last one failed with these inputs.
     pub not_before: Option<Timestamp>,
     /// An id for an attempt, should one be due.
     pub attempt_id: String,
     pub deletion_timeout: Duration,
+}
+
+/// A client as the server has it now.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub information: ClientInformation,
+    /// The members that differ from what the server answered before.
+    pub drift: Vec<String>,
 }
 
 /// The Secret that the spec names.
@@ -59,14 +81,20 @@ pub enum ApplicationSecret {
 /// What a step has changed.
 #[derive(Debug)]
 pub enum Change {
-    /// The client is registered, and that is kept.
-    Registered {
+    /// The client is registered, or adopted, and that is kept.
+    Enrolled {
         client: Box<OAuthClient>,
         secret: StoredSecret,
         registration: Box<Registration>,
     },
-    /// The registration is updated, and that is kept.
-    Updated {
+    /// The registration has been changed, or found unchanged, and is kept as it is.
+    Answered {
+        secret: StoredSecret,
+        registration: Box<Registration>,
+        live: Live,
+    },
+    /// A former client is gone, or reported.
+    Retired {
         secret: StoredSecret,
         registration: Box<Registration>,
     },
@@ -78,6 +106,7 @@ pub enum Change {
     /// The application's Secret is gone: it will be made anew with another type.
     SecretRemoved,
     FormerSecretRemoved,
+    WorkloadsRestarted,
     /// The OAuthClient itself has been written: a finalizer, an attempt, an early status.
     ClientWritten(Box<OAuthClient>),
     /// The registration Secret is gone.
@@ -90,19 +119,57 @@ impl Observed {
     /// The facts after a step.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::Registered { client, secret, registration } => {
+            Change::Enrolled { client, secret, registration } => {
                 self.client = *client;
+                self.live = Some(Live { information: registration.information.clone(), drift: Vec::new() });
                 self.registration = RegistrationSecret::Held { secret, registration };
+                self.lost = None;
             }
-            Change::Updated { secret, registration } => {
+            Change::Answered { secret, registration, live } => {
+                self.registration = RegistrationSecret::Held { secret, registration };
+                self.live = Some(live);
+            }
+            Change::Retired { secret, registration } => {
                 self.registration = RegistrationSecret::Held { secret, registration };
             }
             Change::SecretApplied { secret, data } => self.secret = ApplicationSecret::Ours { secret, data },
             Change::SecretRemoved => self.secret = ApplicationSecret::Absent,
             Change::FormerSecretRemoved => self.former_secret = None,
+            Change::WorkloadsRestarted => self.workloads_are_restarted = true,
             Change::ClientWritten(client) | Change::Released(client) => self.client = *client,
             Change::RegistrationRemoved => self.registration = RegistrationSecret::Absent,
         }
+    }
+
+    /// Uid of the client.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.client.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// How the server behaves, as far as the profile is there to say so.
+    #[must_use]
+    pub fn server(&self) -> ServerBehaviour {
+        self.profile.as_ref().map(|profile| profile.spec.server.clone()).unwrap_or_default()
+    }
+
+    /// Whether the profile has a management client.
+    #[must_use]
+    pub fn has_manager(&self) -> bool {
+        self.profile.as_ref().is_some_and(|profile| profile.spec.server.management_client.is_some())
+    }
+
+    /// How often the registration is compared with what the server has; zero = never.
+    #[must_use]
+    pub fn resync_interval(&self) -> Duration {
+        let interval = self.profile.as_ref().and_then(|profile| profile.spec.resync_interval);
+        interval.map(Duration::from).unwrap_or_default()
+    }
+
+    /// Whether a new client may take the place of the old one in this case.
+    #[must_use]
+    pub fn may_replace(&self, reason: ReplacementReason) -> bool {
+        self.client.spec.replacement.as_ref().is_some_and(|replacement| replacement.when.contains(&reason))
     }
 
     /// The server has been told that the client goes, or a person has been told that it stays.
@@ -164,11 +231,12 @@ impl Observed {
     pub fn unreported_attempt(&self) -> Option<Attempt> {
         let status = self.client.status.as_ref();
         let listed = status.map_or(&[][..], |status| &status.possible_orphans);
-        // Known, and taken care of.
-        if status.is_some_and(|status| status.client_id.is_some()) {
-            return None;
-        }
+        let known = status.and_then(|status| status.client_id.as_ref());
         Attempt::last(&self.client).filter(|attempt| {
+            // The client that it made is known, and taken care of.
+            if known.is_some() && attempt.supersedes.as_ref() != known {
+                return false;
+            }
             let kept = match &self.registration {
                 RegistrationSecret::Held { registration, .. } => registration.attempt == attempt.id,
                 // Ours, and spoilt by somebody: its attempt was finished, or it would not be there.
@@ -206,6 +274,8 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
         read(context, &namespace, former.as_ref()),
     )?;
 
+    let enrolls = registration.is_none() && client.meta().deletion_timestamp.is_none();
+    let (adoption, rival) = if enrolls { adoption::observe(context, &client).await? } else { (None, None) };
     let mut observed = Observed {
         profile: context.profiles.get(profile_namespace, &reference.name),
         namespace_labels,
@@ -220,6 +290,12 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
             }
         },
         former_secret: former_secret.filter(|secret| is_for_application(secret, &uid)).map(StoredSecret::new),
+        adoption,
+        rival,
+        compared_at: context.compared.at(&uid),
+        live: None,
+        lost: None,
+        workloads_are_restarted: false,
         not_before: None,
         attempt_id: uuid::Uuid::new_v4().to_string(),
         deletion_timeout: context.settings.deletion_timeout,

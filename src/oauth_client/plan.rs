@@ -1,82 +1,35 @@
 //! What to do about a client. Pure: the clock is an argument, and nothing here calls anything.
 
-use std::{collections::BTreeMap, time::Duration};
+mod deletion;
+mod publish;
+mod registered;
+mod schedule;
+mod step;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
+pub use self::{
+    publish::secret_labels,
+    step::{Cause, Purpose, Step},
+};
 use super::{
     accept::{accept, is_refused},
     attempt::Attempt,
     metadata::{self, Document},
     observe::{ApplicationSecret, Observed},
-    registration::{Registration, RegistrationSecret},
-    secret,
+    registration::RegistrationSecret,
 };
 use crate::{
-    api::{DeletionPolicy, FINALIZER, OPERATOR, TokenProfile, annotations, conditions, labels, reasons},
-    dcr::{ServerMetadata, update_document},
-    kubernetes::{Finding, Precondition, SecretSpec, condition},
+    api::{FINALIZER, ReplacementReason, TokenProfile, annotations, conditions, reasons},
+    dcr::ServerMetadata,
+    kubernetes::{Finding, condition},
     token_profile,
 };
 
-/// One effect.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Persist the intent, register the client once, persist the answer.
-    Register { attempt: Attempt, document: Document },
-    /// Change the registration (RFC 7592 section 2.2): `body` is sent so that the client becomes what `document` asks for.
-    Update { document: Document, body: Document },
-    /// Put the finalizer back: without it, a deletion would pass the operator by.
-    RestoreFinalizer,
-    /// Write the application's Secret.
-    ApplySecret { secret: SecretSpec, precondition: Precondition },
-    /// Remove the application's Secret, to make it anew: the type of a Secret can't be changed.
-    RemoveSecret,
-    /// Remove the Secret that the spec no longer names.
-    RemoveFormerSecret,
-    /// Write down that the server may hold a client that nobody knows.
-    ReportPossibleOrphan { attempt: Attempt },
-    /// Remove the client on the server (RFC 7592 section 2.3).
-    Deregister,
-    /// Tell people that the client stays on the server.
-    ReportOrphan { client_id: String, why: String },
-    /// Tell people that the client stays on the server because the spec says so.
-    ReportRetained { client_id: String },
-    /// Remove the registration Secret.
-    RemoveRegistration,
-    /// Remove the finalizer.
-    Release,
-}
-
 const ANOTHER_NAME: &str = "choose another spec.secret.name";
-
-impl Step {
-    /// Whether it calls the authorization server.
-    #[must_use]
-    pub fn calls_the_server(&self) -> bool {
-        matches!(self, Self::Register { .. } | Self::Update { .. } | Self::Deregister)
-    }
-
-    /// For the log.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Register { .. } => "Register",
-            Self::Update { .. } => "Update",
-            Self::RestoreFinalizer => "RestoreFinalizer",
-            Self::ApplySecret { .. } => "ApplySecret",
-            Self::RemoveSecret => "RemoveSecret",
-            Self::RemoveFormerSecret => "RemoveFormerSecret",
-            Self::ReportPossibleOrphan { .. } => "ReportPossibleOrphan",
-            Self::Deregister => "Deregister",
-            Self::ReportOrphan { .. } => "ReportOrphan",
-            Self::ReportRetained { .. } => "ReportRetained",
-            Self::RemoveRegistration => "RemoveRegistration",
-            Self::Release => "Release",
-        }
-    }
-}
 
 /// The next step, or, if there is none, what there is to say until something changes.
 #[derive(Debug, PartialEq)]
@@ -96,7 +49,7 @@ pub struct Plan {
 #[must_use]
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     if observed.client.meta().deletion_timestamp.is_some() {
-        return deletion(observed, now);
+        return deletion::deletion(observed, now);
     }
     let mut plan = Plan::unchanged(observed);
     if is_suspended(observed) {
@@ -146,16 +99,12 @@ impl Plan {
     /// There is no registration yet.
     fn enroll(&mut self, observed: &Observed, document: Option<Document>, now: Timestamp) {
         let status = observed.client.status.as_ref();
-        if let Some(client_id) = status.and_then(|status| status.client_id.as_ref()) {
-            let secret = super::registration::secret_name(observed.name());
-            self.lose(format!(
-                "Secret {secret} is gone, and with it the access to the registration of client {client_id}; restore the Secret from a backup, or delete the OAuthClient and create it again"
-            ));
-            return;
+        let known = status.and_then(|status| status.client_id.clone());
+        if known.is_none() {
+            self.in_sync = Finding::unknown(reasons::NOT_COMPARED, "there is no registration yet");
+            self.secret_synced = Finding::unknown(reasons::PROGRESSING, "there are no credentials yet");
         }
-        self.in_sync = Finding::unknown(reasons::NOT_COMPARED, "there is no registration yet");
-        self.secret_synced = Finding::unknown(reasons::PROGRESSING, "there are no credentials yet");
-        if matches!(observed.secret, ApplicationSecret::Foreign) {
+        if known.is_none() && matches!(observed.secret, ApplicationSecret::Foreign) {
             self.registered = Finding::unknown(reasons::PROGRESSING, "not tried: the credentials could not be stored");
             self.conflict(observed.secret_name(), ANOTHER_NAME);
             return;
@@ -170,137 +119,93 @@ impl Plan {
             self.secret_synced = Finding::no(reasons::NAMESPACE_TERMINATING, message);
             return;
         }
-        self.require_profile(observed);
-        let Some(document) = document.filter(|_| self.accepted.is_true()) else {
-            self.registered = Finding::unknown(&self.accepted.reason, format!("not tried: {}", self.accepted.message));
-            return;
-        };
-
         if let Some(attempt) = observed.unreported_attempt() {
             self.step = Some(Step::ReportPossibleOrphan { attempt });
             return;
         }
+        let is_known = known.is_some();
+        if let Some(client_id) = &known {
+            let secret = super::registration::secret_name(observed.name());
+            self.lose(format!(
+                "Secret {secret} is gone, and with it the access to the registration of client {client_id}. Restore the Secret from a backup; or let a new client take its place with spec.replacement.when: [RegistrationLost]; or delete the OAuthClient and create it again"
+            ));
+            let may_replace = observed.may_replace(ReplacementReason::RegistrationLost);
+            if !may_replace && (!observed.has_manager() || observed.lost.is_some()) {
+                return;
+            }
+        }
+        self.require_profile(observed);
+        let Some(document) = document.filter(|_| self.accepted.is_true()) else {
+            if !is_known {
+                self.registered =
+                    Finding::unknown(&self.accepted.reason, format!("not tried: {}", self.accepted.message));
+            }
+            return;
+        };
         if let Some(ended) = ended.filter(|ended| ended.refused_inputs == Some(observed.refusal_inputs())) {
             self.registered = Finding::no(&ended.reason, ended.message);
             self.stalled = true;
             return;
         }
         if self.waits(observed, now) {
+            if is_known {
+                self.registered = said(observed, conditions::REGISTERED);
+            }
             return;
         }
-        self.registered = Finding::unknown(reasons::PROGRESSING, "registering");
-        let attempt = Attempt {
-            id: observed.attempt_id.clone(),
-            started_at: now,
-            uid: observed.client.uid().unwrap_or_default(),
-            ended: None,
-        };
-        self.step = Some(Step::Register { attempt, document });
+        self.stalled = false;
+        let document = metadata::for_server(document, &observed.server());
+        match (known, &observed.client.spec.adopt) {
+            // The management client reads it anew.
+            (Some(client_id), _) if observed.has_manager() && observed.lost.is_none() => {
+                let registration_client_uri = status.and_then(|status| status.registration_client_uri.clone());
+                self.adopt(observed, &client_id, registration_client_uri);
+            }
+            (None, Some(adopt)) => self.adopt(observed, &adopt.client_id, adopt.registration_client_uri.clone()),
+            (known, _) => {
+                if known.is_none() {
+                    self.registered = Finding::unknown(reasons::PROGRESSING, "registering");
+                }
+                self.step = Some(Self::register(observed, document, known, now));
+            }
+        }
     }
 
-    /// The client is registered.
-    fn maintain(
-        &mut self,
-        observed: &Observed,
-        registration: &Registration,
-        document: Option<Document>,
-        now: Timestamp,
-    ) {
-        let client_id = &registration.information.client_id;
-        self.registered = Finding::yes(reasons::REGISTERED, format!("registered as client {client_id}"));
-
-        if !has_finalizer(observed) {
-            self.step = Some(Step::RestoreFinalizer);
-            return;
-        }
-        // Credentials first: workloads wait for them.
-        self.step = self.secret(observed, registration);
-        if self.step.is_some() {
-            return;
-        }
-
-        let Some(document) = document else {
-            self.in_sync = Finding::no(&self.accepted.reason, "the client stays as it is registered");
-            return;
-        };
-        if document.0 == registration.request {
-            let changes = metadata::server_changes(&registration.request, &registration.information.metadata);
-            self.in_sync = if changes.is_empty() {
-                Finding::yes(reasons::IN_SYNC, "the server has registered what the spec asks for")
-            } else {
-                let names: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
-                let message =
-                    format!("the server has registered other values of {}; see status.serverChanges", names.join(", "));
-                Finding::yes(reasons::METADATA_REPLACED, message)
-            };
-            return;
-        }
-        if registration.management().is_none() {
-            self.in_sync = Finding::no(
-                reasons::UPDATE_UNSUPPORTED,
-                format!(
-                    "the server gave no registration access token for client {client_id}, so it can't be changed; the credentials stay valid for what is registered. Revert the spec, or delete the OAuthClient and create it again for a new client"
-                ),
+    /// Takes over a client that exists on the server.
+    fn adopt(&mut self, observed: &Observed, client_id: &str, registration_client_uri: Option<String>) {
+        if let Some(other) = &observed.rival {
+            self.registered = Finding::no(
+                reasons::CLIENT_CONFLICT,
+                format!("client {client_id} belongs to OAuthClient {other} already; a client has one owner"),
             );
             self.stalled = true;
             return;
         }
-        self.require_profile(observed);
-        if !self.accepted.is_true() {
-            self.in_sync = Finding::no(&self.accepted.reason, "the client stays as it is registered");
+        if let Some(Err((reason, message))) = &observed.adoption {
+            self.registered = Finding::no(reason, message.clone());
+            // What is missing may appear without a label, and so without a word.
+            self.requeue_after = Some(Duration::from_secs(30));
             return;
         }
-        if self.waits(observed, now) {
-            let said = said(observed, conditions::REGISTERED);
-            if said.reason == reasons::REGISTRATION_LOST {
-                self.registered = said;
-            }
+        if !has_finalizer(observed) {
+            self.step = Some(Step::AddFinalizer);
             return;
         }
-        let body = update_document(&registration.information, &registration.request, &document.0);
-        self.in_sync = Finding::unknown(reasons::PROGRESSING, "updating");
-        self.step = Some(Step::Update { document, body: Document(body) });
+        self.registered = Finding::unknown(reasons::PROGRESSING, "adopting");
+        self.step = Some(Step::Adopt { client_id: client_id.to_owned(), registration_client_uri });
     }
 
-    /// The next step towards the application's Secret.
-    fn secret(&mut self, observed: &Observed, registration: &Registration) -> Option<Step> {
-        let spec = &observed.client.spec.secret;
-        let name = observed.secret_name();
-        let server = observed.profile.as_ref().and_then(server_metadata);
-        let server = server.as_ref().unwrap_or(&registration.server.metadata);
-        let data = secret::data(spec.format, registration, server);
-        let wanted_labels = secret_labels(observed.name());
-        let precondition = match &observed.secret {
-            ApplicationSecret::Foreign => {
-                self.conflict(name, ANOTHER_NAME);
-                return None;
-            }
-            ApplicationSecret::Absent => Precondition::Absent,
-            ApplicationSecret::Ours { secret, .. } if secret.0.type_.as_deref() != Some(spec.type_.as_str()) => {
-                return Some(Step::RemoveSecret);
-            }
-            ApplicationSecret::Ours { secret, data: live } => {
-                let as_wanted = live.contains(&data)
-                    && owned_keys(&secret.0).is_none_or(|owned| owned.iter().all(|key| data.get(key).is_some()))
-                    && wanted_labels.iter().all(|(key, value)| secret.0.labels().get(key) == Some(value));
-                if as_wanted {
-                    self.secret_synced = Finding::yes(reasons::SECRET_SYNCED, format!("Secret {name} is up to date"));
-                    return observed.former_secret.is_some().then_some(Step::RemoveFormerSecret);
-                }
-                Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
-            }
+    /// The step that registers a client, in place of another one if `supersedes` names it.
+    fn register(observed: &Observed, document: Document, supersedes: Option<String>, now: Timestamp) -> Step {
+        let attempt = Attempt {
+            id: observed.attempt_id.clone(),
+            started_at: now,
+            uid: observed.uid().to_owned(),
+            supersedes,
+            ended: None,
         };
-        self.secret_synced = Finding::unknown(reasons::PROGRESSING, format!("writing Secret {name}"));
-        let secret = SecretSpec {
-            namespace: observed.namespace().to_owned(),
-            name: name.to_owned(),
-            type_: spec.type_.clone(),
-            labels: wanted_labels,
-            owner: observed.client.controller_owner_ref(&()).unwrap_or_default(),
-            finalizer: None,
-            data,
-        };
-        Some(Step::ApplySecret { secret, precondition })
+        let new_key = observed.client.spec.keys.as_ref().map(|keys| keys.algorithm);
+        Step::Register { attempt, document, new_key }
     }
 
     /// A call is due, and the profile must be ready for it.
@@ -345,61 +250,6 @@ impl Plan {
     }
 }
 
-/// The OAuthClient is going away. Needs no valid spec, no policy and, with `Retain`, no server.
-fn deletion(observed: &Observed, now: Timestamp) -> Plan {
-    let mut plan = Plan::unchanged(observed);
-    let holds = matches!(observed.registration, RegistrationSecret::Held { .. });
-    if !has_finalizer(observed) && !holds {
-        return plan;
-    }
-    let RegistrationSecret::Held { registration, .. } = &observed.registration else {
-        let known = observed.client.status.as_ref().and_then(|status| status.client_id.clone());
-        let retained = observed.client.spec.deletion_policy == DeletionPolicy::Retain;
-        plan.step = Some(match (observed.unreported_attempt(), known) {
-            (Some(attempt), _) => Step::ReportPossibleOrphan { attempt },
-            (None, Some(client_id)) if !observed.is_settled() && !retained => {
-                let secret = super::registration::secret_name(observed.name());
-                Step::ReportOrphan {
-                    client_id,
-                    why: format!("Secret {secret} is gone or spoilt, and with it the access to it"),
-                }
-            }
-            _ if matches!(observed.registration, RegistrationSecret::Unreadable { .. }) => Step::RemoveRegistration,
-            _ => Step::Release,
-        });
-        return plan;
-    };
-    if observed.is_settled() {
-        plan.step = Some(Step::RemoveRegistration);
-        return plan;
-    }
-    let client_id = registration.information.client_id.clone();
-    let orphan = |why: &str| Some(Step::ReportOrphan { client_id: client_id.clone(), why: why.to_owned() });
-    let asked_at = observed.client.meta().deletion_timestamp.as_ref().map_or(now, |time| time.0);
-    let forced = observed.client.annotations().get(annotations::FORCE_DELETE).map(String::as_str) == Some("true");
-    plan.step = if forced {
-        orphan("its deletion was forced by annotation")
-    } else if observed.client.spec.deletion_policy == DeletionPolicy::Retain {
-        Some(Step::ReportRetained { client_id: client_id.clone() })
-    } else if registration.management().is_none() {
-        orphan("the server gave no registration access token for it")
-    } else if until(asked_at, now) >= observed.deletion_timeout {
-        let why = said(observed, conditions::REGISTERED).message;
-        orphan(&format!("the server did not remove it in time ({why})"))
-    } else {
-        // Not earlier than the backoff says, and not later than the time-out.
-        match observed.not_before.filter(|not_before| *not_before > now) {
-            Some(not_before) => {
-                let left = observed.deletion_timeout.saturating_sub(until(asked_at, now));
-                plan.requeue_after = Some(until(now, not_before).min(left));
-                None
-            }
-            None => Some(Step::Deregister),
-        }
-    };
-    plan
-}
-
 fn has_finalizer(observed: &Observed) -> bool {
     observed.client.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
@@ -419,24 +269,8 @@ pub fn server_metadata(profile: &TokenProfile) -> Option<ServerMetadata> {
     })
 }
 
-/// The labels of every Secret that the operator makes.
-#[must_use]
-pub fn secret_labels(client: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(labels::MANAGED_BY.into(), OPERATOR.into()), (labels::CLIENT.into(), client.into())])
-}
-
-/// The data keys that we have written, as the Secret's managed fields have it.
-fn owned_keys(secret: &k8s_openapi::api::core::v1::Secret) -> Option<Vec<String>> {
-    let entries = secret.metadata.managed_fields.as_ref()?;
-    let ours = entries
-        .iter()
-        .find(|entry| entry.manager.as_deref() == Some(OPERATOR) && entry.operation.as_deref() == Some("Apply"))?;
-    let data = ours.fields_v1.as_ref()?.0.get("f:data")?.as_object()?;
-    Some(data.keys().filter_map(|key| key.strip_prefix("f:")).map(str::to_owned).collect())
-}
-
 /// What the condition has said so far.
-fn said(observed: &Observed, type_: &str) -> Finding {
+pub fn said(observed: &Observed, type_: &str) -> Finding {
     let conditions = observed.client.status.as_ref().map_or(&[][..], |status| &status.conditions);
     condition(conditions, type_)
         .map_or_else(|| Finding::unknown(reasons::PROGRESSING, "not looked at yet"), Finding::of)

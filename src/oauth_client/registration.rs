@@ -1,10 +1,16 @@
 //! What is kept of a registration, in the Secret `<name>-registration`.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::keys::ClientKeys;
 use crate::{
+    api::ServerBehaviour,
     dcr::{ClientInformation, ServerMetadata},
     kubernetes::SecretData,
 };
@@ -16,6 +22,10 @@ const ATTEMPT: &str = "attempt";
 const INFORMATION: &str = "client-information.json";
 const REQUEST: &str = "request.json";
 const SERVER: &str = "authorization-server.json";
+const HISTORY: &str = "history.json";
+const PREVIOUS_TOKEN: &str = "previous-registration-access-token";
+const KEYS: &str = "keys.json";
+const RETIRING: &str = "retiring.json";
 
 /// Name of the Secret.
 #[must_use]
@@ -26,14 +36,20 @@ pub fn secret_name(client: &str) -> String {
 /// A registration as the server answered it.
 #[derive(Clone, Debug)]
 pub struct Registration {
-    /// The attempt that made it.
+    /// The attempt that made it; empty if the client was adopted.
     pub attempt: String,
     /// The last answer.
     pub information: ClientInformation,
-    /// The metadata that were last asked for.
-    pub request: Map<String, Value>,
+    /// The metadata that were last asked for; `None` = nothing yet, the client was adopted.
+    pub request: Option<Map<String, Value>>,
     /// The server as it was then, for the time when its profile is gone.
     pub server: ServerSnapshot,
+    pub history: History,
+    /// The registration access token before the last one, until the last one has worked.
+    pub previous_token: Option<SecretString>,
+    pub keys: ClientKeys,
+    /// Former clients of the same OAuthClient that still exist on the server.
+    pub retiring: Vec<Retiring>,
 }
 
 /// What is needed of a profile to tend to a registration without it.
@@ -46,19 +62,102 @@ pub struct ServerSnapshot {
     pub ca_bundle: Option<String>,
     /// Name of the profile: the `provider` of the Service Binding.
     pub profile: String,
+    /// Clients ask for `openid` without having it registered.
+    #[serde(default)]
+    pub openid_is_implied: bool,
+}
+
+/// What happened to the registration, and when.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct History {
+    pub origin: Origin,
+    /// When the secret, or the key in use, was issued.
+    pub credentials_issued_at: Timestamp,
+    /// Whether these are not the first credentials.
+    pub rotated: bool,
+    /// When the registration access token was issued.
+    pub token_issued_at: Timestamp,
+    /// The last value of the annotation that asks for a rotation, as far as it has been handled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handled_rotate_at: Option<String>,
+    /// A call that may have changed token and secret was begun then, and its answer is not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unconfirmed_since: Option<Timestamp>,
+    /// A read that should have rotated the secret did not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reading_keeps_secret: bool,
+}
+
+/// How the OAuthClient came to its client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    #[default]
+    Registered,
+    Adopted,
+    Replaced,
+}
+
+/// A former client.
+#[derive(Clone, Debug)]
+pub struct Retiring {
+    pub information: ClientInformation,
+    pub delete_after: Timestamp,
+    /// The server has refused its registration access token already.
+    pub is_lost: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredRetiring {
+    information: Map<String, Value>,
+    delete_after: Timestamp,
+    #[serde(default)]
+    is_lost: bool,
+}
+
+/// What a management call (RFC 7592) may be made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The registration access token.
+    Token,
+    /// The one before it.
+    PreviousToken,
+    /// The profile's management client.
+    Manager,
 }
 
 impl Registration {
     /// The data of the Secret.
     #[must_use]
     pub fn to_data(&self) -> SecretData {
-        let Self { attempt, information, request, server } = self;
+        let Self { attempt, information, request, server, history, previous_token, keys, retiring } = self;
+        // Strings, numbers and maps with text keys: serialising can't fail.
         let mut data = SecretData::default();
         data.insert(ATTEMPT, attempt.as_str());
         data.insert(INFORMATION, Value::Object(information.to_json()).to_string());
-        data.insert(REQUEST, Value::Object(request.clone()).to_string());
-        // Strings only: this can't fail.
+        if let Some(request) = request {
+            data.insert(REQUEST, Value::Object(request.clone()).to_string());
+        }
         data.insert(SERVER, serde_json::to_string(server).unwrap_or_default());
+        data.insert(HISTORY, serde_json::to_string(history).unwrap_or_default());
+        if let Some(token) = previous_token {
+            data.insert(PREVIOUS_TOKEN, token.expose_secret());
+        }
+        if !keys.0.is_empty() {
+            data.insert(KEYS, keys.to_json());
+        }
+        if !retiring.is_empty() {
+            let retiring: Vec<StoredRetiring> = retiring
+                .iter()
+                .map(|Retiring { information, delete_after, is_lost }| StoredRetiring {
+                    information: information.to_json(),
+                    delete_after: *delete_after,
+                    is_lost: *is_lost,
+                })
+                .collect();
+            data.insert(RETIRING, serde_json::to_string(&retiring).unwrap_or_default());
+        }
         data
     }
 
@@ -70,20 +169,142 @@ impl Registration {
         fn json<T: serde::de::DeserializeOwned>(data: &SecretData, key: &'static str) -> Result<T, &'static str> {
             data.get(key).and_then(|bytes| serde_json::from_slice(bytes).ok()).ok_or(key)
         }
+        let retiring: Vec<StoredRetiring> =
+            if data.get(RETIRING).is_some() { json(data, RETIRING)? } else { Vec::new() };
+        let retiring = retiring.into_iter().map(|stored| {
+            Ok::<_, &'static str>(Retiring {
+                information: ClientInformation::from_json(stored.information).map_err(|_| RETIRING)?,
+                delete_after: stored.delete_after,
+                is_lost: stored.is_lost,
+            })
+        });
         Ok(Self {
             attempt: data.text(ATTEMPT).ok_or(ATTEMPT)?.to_owned(),
             information: ClientInformation::from_json(json(data, INFORMATION)?).map_err(|_| INFORMATION)?,
-            request: json(data, REQUEST)?,
+            request: if data.get(REQUEST).is_some() { Some(json(data, REQUEST)?) } else { None },
             server: json(data, SERVER)?,
+            history: json(data, HISTORY)?,
+            previous_token: data.text(PREVIOUS_TOKEN).map(SecretString::from),
+            keys: data
+                .get(KEYS)
+                .map_or_else(|| Ok(ClientKeys::default()), |keys| ClientKeys::from_json(keys).ok_or(KEYS))?,
+            retiring: retiring.collect::<Result<_, _>>()?,
         })
     }
 
-    /// What a management call needs (RFC 7592), if the server's answer allowed for it.
+    /// What management calls may be made with, in the order in which it is tried; empty = the client can't be managed.
     #[must_use]
-    pub fn management(&self) -> Option<(&str, &secrecy::SecretString)> {
-        let ClientInformation { registration_client_uri, registration_access_token, .. } = &self.information;
-        Some((registration_client_uri.as_deref()?, registration_access_token.as_ref()?))
+    pub fn access(&self, has_manager: bool) -> Vec<Access> {
+        let mut access = access(&self.information, has_manager);
+        if access.first() == Some(&Access::Token) && self.previous_token.is_some() {
+            access.insert(1, Access::PreviousToken);
+        }
+        access
     }
+
+    /// The registration after the answer to a management call that was made with `access`.
+    ///
+    /// An answer may leave out the secret and the management access where they have not changed (RFC 7592 section 2).
+    #[must_use]
+    pub fn answered(&self, mut answer: ClientInformation, access: Access, now: Timestamp) -> Self {
+        let last = &self.information;
+        let method =
+            answer.metadata.get("token_endpoint_auth_method").or(last.metadata.get("token_endpoint_auth_method"));
+        let has_secret = method.is_none_or(|method| method != "none" && method != "private_key_jwt");
+        if answer.client_secret.is_none() && has_secret {
+            answer.client_secret.clone_from(&last.client_secret);
+            answer.client_secret_expires_at = answer.client_secret_expires_at.or(last.client_secret_expires_at);
+        }
+        answer.registration_client_uri =
+            answer.registration_client_uri.or_else(|| last.registration_client_uri.clone());
+        answer.client_id_issued_at = answer.client_id_issued_at.or(last.client_id_issued_at);
+        let used = match access {
+            Access::Token => last.registration_access_token.clone(),
+            Access::PreviousToken => self.previous_token.clone(),
+            Access::Manager => None,
+        };
+        let mut history = History { unconfirmed_since: None, ..self.history.clone() };
+        let token_is_new = match (&answer.registration_access_token, &last.registration_access_token) {
+            (Some(new), Some(old)) => new.expose_secret() != old.expose_secret(),
+            (new, old) => new.is_some() != old.is_some() && new.is_some(),
+        };
+        let previous_token = if token_is_new {
+            history.token_issued_at = now;
+            used
+        } else if access == Access::Manager {
+            self.previous_token.clone()
+        } else {
+            // It has worked.
+            answer.registration_access_token = used;
+            None
+        };
+        if answer.registration_access_token.is_none() {
+            answer.registration_access_token.clone_from(&last.registration_access_token);
+        }
+        if !same(answer.client_secret.as_ref(), last.client_secret.as_ref()) {
+            history.credentials_issued_at = now;
+            history.rotated = true;
+        }
+        Self { information: answer, history, previous_token, ..self.clone() }
+    }
+
+    /// When the credentials were last replaced by new ones, in whole seconds; `None` = they are the first.
+    #[must_use]
+    pub fn rotated_at(&self) -> Option<Timestamp> {
+        self.history.rotated.then(|| whole_seconds(self.history.credentials_issued_at))
+    }
+
+    /// When the registration access token can no longer read and update the client.
+    #[must_use]
+    pub fn token_ends(&self, server: &ServerBehaviour) -> Option<Timestamp> {
+        self.information.registration_access_token.as_ref()?;
+        // Not in any RFC; Curity answers it.
+        let answered = self.information.metadata.get("registration_access_token_expires_in").and_then(Value::as_u64);
+        let lifetime = [answered.filter(|seconds| *seconds > 0).map(Duration::from_secs), server.token_lifetime()];
+        let lifetime = lifetime.into_iter().flatten().min()?;
+        self.history.token_issued_at.checked_add(lifetime).ok()
+    }
+
+    /// When the client secret ends.
+    #[must_use]
+    pub fn secret_ends(&self) -> Option<Timestamp> {
+        self.information.client_secret.as_ref()?;
+        let seconds = self.information.client_secret_expires_at.filter(|seconds| *seconds > 0)?;
+        Timestamp::from_second(seconds).ok()
+    }
+
+    /// The members that the server now has with another value than in its last answer, of those that were asked for.
+    #[must_use]
+    pub fn drift(&self, live: &Map<String, Value>) -> Vec<String> {
+        let Some(request) = &self.request else { return Vec::new() };
+        let registered = |name: &str| self.information.metadata.get(name).unwrap_or(&Value::Null);
+        request
+            .keys()
+            .filter(|name| *name != "software_statement")
+            .filter(|name| {
+                !super::metadata::equivalent(name, registered(name), live.get(*name).unwrap_or(&Value::Null))
+            })
+            .cloned()
+            .collect()
+    }
+}
+
+/// What management calls about a client may be made with.
+#[must_use]
+pub fn access(information: &ClientInformation, has_manager: bool) -> Vec<Access> {
+    let ClientInformation { registration_client_uri, registration_access_token, .. } = information;
+    let token = (registration_client_uri.is_some() && registration_access_token.is_some()).then_some(Access::Token);
+    token.into_iter().chain(has_manager.then_some(Access::Manager)).collect()
+}
+
+/// As precise as the API keeps times: what is compared with a status must be no more precise.
+#[must_use]
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn same(one: Option<&SecretString>, other: Option<&SecretString>) -> bool {
+    one.map(ExposeSecret::expose_secret) == other.map(ExposeSecret::expose_secret)
 }
 
 /// The Secret `<name>-registration`.
@@ -119,27 +340,140 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::oauth_client::keys::tests::key;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn information(answer: Value) -> ClientInformation {
+        ClientInformation::from_json(answer.as_object().cloned().unwrap()).unwrap()
+    }
+
+    fn registration() -> Registration {
+        Registration {
+            attempt: "a".into(),
+            information: information(json!({"client_id": "c", "client_secret": "s", "registration_access_token": "t",
+                "registration_client_uri": "https://as/reg/c", "scope": "openid", "client_id_issued_at": 7})),
+            request: json!({"scope": "openid"}).as_object().cloned(),
+            server: ServerSnapshot { ca_bundle: Some("PEM".into()), profile: "p".into(), ..ServerSnapshot::default() },
+            history: History { credentials_issued_at: at(10), token_issued_at: at(10), ..History::default() },
+            previous_token: Some("before".into()),
+            keys: ClientKeys(vec![key("k", 1)]),
+            retiring: vec![Retiring {
+                information: information(json!({"client_id": "former", "registration_access_token": "r"})),
+                delete_after: at(99),
+                is_lost: false,
+            }],
+        }
+    }
+
+    fn token(registration: &Registration) -> Option<&str> {
+        registration.information.registration_access_token.as_ref().map(ExposeSecret::expose_secret)
+    }
+
+    fn previous(registration: &Registration) -> Option<&str> {
+        registration.previous_token.as_ref().map(ExposeSecret::expose_secret)
+    }
 
     #[test]
     fn a_registration_survives_the_secret() {
-        let answer = json!({"client_id": "c", "client_secret": "s", "registration_access_token": "t",
-            "registration_client_uri": "https://as/reg/c", "scope": "openid"});
-        let registration = Registration {
-            attempt: "a".into(),
-            information: ClientInformation::from_json(answer.as_object().cloned().unwrap()).unwrap(),
-            request: json!({"scope": "openid"}).as_object().cloned().unwrap(),
-            server: ServerSnapshot { ca_bundle: Some("PEM".into()), profile: "p".into(), ..ServerSnapshot::default() },
-        };
-        let read = Registration::from_data(&registration.to_data()).unwrap();
-        assert_eq!(read.attempt, "a");
-        assert_eq!(read.information.to_json(), *answer.as_object().unwrap());
-        assert_eq!((read.request, read.server), (registration.request, registration.server));
+        let before = registration();
+        let after = Registration::from_data(&before.to_data()).unwrap();
+        assert!(after.to_data() == before.to_data());
+        assert_eq!((&after.attempt, &after.information), (&before.attempt, &before.information));
+        assert_eq!((&after.request, &after.server, &after.history), (&before.request, &before.server, &before.history));
+        assert_eq!(previous(&after), Some("before"));
+        assert_eq!(after.keys.0[0].kid, "k");
+        assert_eq!(
+            (after.retiring[0].information.client_id.as_str(), after.retiring[0].delete_after),
+            ("former", at(99))
+        );
+        let debug = format!("{after:?}");
+        assert!(!debug.contains("before") && !debug.contains("private-k"), "{debug}");
     }
 
     #[test]
     fn a_spoilt_secret_names_the_key() {
         assert_eq!(Registration::from_data(&SecretData::default()).unwrap_err(), "attempt");
-        let spoilt = [("attempt", "a"), (INFORMATION, "{")].map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(Registration::from_data(&spoilt.into_iter().collect()).unwrap_err(), INFORMATION);
+        for (key, spoilt) in [(INFORMATION, "{"), (REQUEST, "["), (HISTORY, "1"), (KEYS, "{}"), (RETIRING, "[{}]")] {
+            let mut data = registration().to_data();
+            data.insert(key, spoilt);
+            assert_eq!(Registration::from_data(&data).unwrap_err(), key);
+        }
+    }
+
+    #[test]
+    fn access_is_tried_token_first_then_the_one_before_then_the_manager() {
+        let mut registration = registration();
+        assert_eq!(registration.access(true), [Access::Token, Access::PreviousToken, Access::Manager]);
+        registration.previous_token = None;
+        assert_eq!(registration.access(false), [Access::Token]);
+        registration.information.registration_access_token = None;
+        assert_eq!(registration.access(false), []);
+        assert_eq!(registration.access(true), [Access::Manager]);
+    }
+
+    #[test]
+    fn a_new_token_keeps_the_one_before_until_it_has_worked() {
+        let answer = json!({"client_id": "c", "client_secret": "s", "registration_access_token": "t2"});
+        let rotated = registration().answered(information(answer.clone()), Access::Token, at(50));
+        assert_eq!((token(&rotated), previous(&rotated)), (Some("t2"), Some("t")));
+        assert_eq!((rotated.history.token_issued_at, rotated.history.credentials_issued_at), (at(50), at(10)));
+        assert!(!rotated.history.rotated);
+        assert_eq!(rotated.information.registration_client_uri.as_deref(), Some("https://as/reg/c"));
+        let worked = rotated.answered(information(answer), Access::Token, at(60));
+        assert_eq!((token(&worked), previous(&worked)), (Some("t2"), None));
+        assert_eq!(worked.history.token_issued_at, at(50));
+    }
+
+    #[test]
+    fn when_the_token_before_works_it_is_the_token_again() {
+        let answer = json!({"client_id": "c", "client_secret": "s"});
+        let back = registration().answered(information(answer), Access::PreviousToken, at(50));
+        assert_eq!((token(&back), previous(&back)), (Some("before"), None));
+    }
+
+    #[test]
+    fn a_managers_answer_leaves_the_tokens_alone() {
+        let answered = registration().answered(information(json!({"client_id": "c"})), Access::Manager, at(50));
+        assert_eq!((token(&answered), previous(&answered)), (Some("t"), Some("before")));
+        assert_eq!(answered.information.client_secret.as_ref().unwrap().expose_secret(), "s", "left out: not changed");
+        assert_eq!(answered.information.client_id_issued_at, Some(7));
+    }
+
+    #[test]
+    fn a_new_secret_is_a_rotation_and_a_client_without_one_loses_it() {
+        let new = json!({"client_id": "c", "client_secret": "s2"});
+        let rotated = registration().answered(information(new), Access::Token, at(50));
+        assert!(rotated.history.rotated);
+        assert_eq!(rotated.history.credentials_issued_at, at(50));
+        let public = json!({"client_id": "c", "token_endpoint_auth_method": "none"});
+        let public = registration().answered(information(public), Access::Token, at(50));
+        assert!(public.information.client_secret.is_none());
+    }
+
+    #[test]
+    fn the_earlier_end_of_the_token_counts() {
+        let mut registration = registration();
+        let generic = ServerBehaviour::default();
+        let days28: ServerBehaviour = serde_json::from_value(json!({"type": "Curity"})).unwrap();
+        assert_eq!(registration.token_ends(&generic), None);
+        assert_eq!(registration.token_ends(&days28), Some(at(10 + 28 * 86400)));
+        registration.information.metadata.insert("registration_access_token_expires_in".into(), json!(60));
+        assert_eq!(registration.token_ends(&days28), Some(at(70)));
+        assert_eq!(registration.token_ends(&generic), Some(at(70)));
+    }
+
+    #[test]
+    fn drift_is_about_the_members_that_were_asked_for_and_against_the_last_answer() {
+        let mut registration = registration();
+        let map = |value: Value| value.as_object().cloned().unwrap();
+        registration.request = Some(map(json!({"scope": "a b", "grant_types": ["x"]})));
+        registration.information.metadata =
+            map(json!({"scope": "b a", "grant_types": ["x", "y"], "client_name": "Shop"}));
+        let live = map(json!({"scope": "a  b", "grant_types": ["y", "x"], "client_name": "Other"}));
+        assert!(registration.drift(&live).is_empty());
+        assert_eq!(registration.drift(&map(json!({"scope": "a b"}))), ["grant_types"]);
     }
 }

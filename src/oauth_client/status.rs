@@ -9,15 +9,18 @@ use super::{
     act::Error,
     metadata,
     observe::{ApplicationSecret, Observed},
-    plan::{self, Plan, Step},
-    registration::RegistrationSecret,
+    plan::{self, Cause, Plan, Purpose, Step},
+    registration::{RegistrationSecret, whole_seconds},
 };
 use crate::{
-    api::{Binding, OAuthClientStatus, annotations, conditions, reasons},
+    api::{Binding, OAuthClientStatus, RetiringClient, annotations, conditions, reasons},
     dcr::client_configuration_endpoint,
     kubernetes::{Finding, condition, merge},
     retry::Retry,
 };
+
+/// The schema allows for no more.
+const MOST_RETIRING: usize = 32;
 
 /// A step that failed, as the conditions tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,24 +34,46 @@ pub struct Failure {
 impl Failure {
     #[must_use]
     pub fn new(step: &Step, error: &Error) -> Self {
+        // The client that is there is not touched by what failed beside it.
+        let beside = matches!(step, Step::Register { attempt, .. } if attempt.supersedes.is_some());
+        let lost = error.reason() == reasons::REGISTRATION_LOST;
         let about = match step {
-            _ if error.reason() == reasons::REGISTRATION_LOST => conditions::REGISTERED,
-            Step::Update { .. } => conditions::IN_SYNC,
+            Step::Read { .. } | Step::Update { .. } if !lost => conditions::IN_SYNC,
+            Step::Register { .. } if beside => conditions::IN_SYNC,
             Step::ApplySecret { .. } | Step::RemoveSecret | Step::RemoveFormerSecret => conditions::SECRET_SYNCED,
             _ => conditions::REGISTERED,
         };
-        let finding = match error {
+        let ends = match step {
+            Step::Update { cause: Cause::TokenRenewal { ends }, .. }
+            | Step::Read { purpose: Purpose::TokenRenewal { ends } } => {
+                Some((reasons::REGISTRATION_ACCESS_TOKEN_EXPIRING, "registration access token", ends))
+            }
+            Step::Read { purpose: Purpose::Rotate { ends: Some(ends) } } => {
+                Some((reasons::SECRET_EXPIRING, "client secret", ends))
+            }
+            _ => None,
+        };
+        let finding = match (error, ends) {
+            (_, Some((reason, what, ends))) if !lost => {
+                Finding::no(reason, format!("the {what} ends at {ends} and could not be renewed yet: {error}"))
+            }
             // A short outage says nothing about what is registered.
-            Error::OutcomeUnknown { .. } => Finding::unknown(error.reason(), error.to_string()),
+            (Error::OutcomeUnknown { .. }, _) => Finding::unknown(error.reason(), error.to_string()),
             _ if about == conditions::IN_SYNC && error.reason() == "ServerUnavailable" => {
                 Finding::unknown(error.reason(), error.to_string())
             }
-            _ if about == conditions::REGISTERED && error.reason() == reasons::REGISTRATION_LOST => {
-                let message = format!(
-                    "{error}: the client is gone on the server, or its registration access token is no longer valid; delete the OAuthClient and create it again for a new client"
-                );
-                Finding::no(error.reason(), message)
-            }
+            _ if lost && matches!(step, Step::Adopt { .. }) => Finding::no(
+                error.reason(),
+                format!(
+                    "{error}: there is no such client on the server, or the registration access token of spec.adopt.secretRef is not the client's"
+                ),
+            ),
+            _ if lost => Finding::no(
+                error.reason(),
+                format!(
+                    "{error}: the client is gone on the server, or its registration access token is no longer valid. Let a new client take its place with spec.replacement.when: [RegistrationLost]; or give the TokenProfile a server.managementClient; or delete the OAuthClient and create it again"
+                ),
+            ),
             _ => Finding::no(error.reason(), error.to_string()),
         };
         Self { about, finding, stalled: error.retry() == Retry::OnChange }
@@ -124,6 +149,7 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         ..old
     };
     if let RegistrationSecret::Held { registration, .. } = &observed.registration {
+        let server = observed.server();
         let information = &registration.information;
         let time = |seconds: Option<i64>| {
             seconds.filter(|s| *s > 0).and_then(|seconds| Timestamp::from_second(seconds).ok()).map(Time)
@@ -131,7 +157,19 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         status.client_id = Some(information.client_id.clone());
         status.client_id_issued_at = time(information.client_id_issued_at);
         status.client_secret_expires_at = time(information.client_secret_expires_at);
-        status.server_changes = metadata::server_changes(&registration.request, &information.metadata);
+        status.registration_access_token_expires_at = registration.token_ends(&server).map(whole_seconds).map(Time);
+        status.credentials_rotated_at = registration.rotated_at().map(Time);
+        status.last_handled_rotate_at.clone_from(&registration.history.handled_rotate_at);
+        // Of an adopted client, nothing has been asked for yet.
+        let asked = registration.request.clone().or_else(|| {
+            let document = metadata::document(&client.spec).ok()?;
+            Some(metadata::for_server(document, &server).0)
+        });
+        status.server_changes = if information.metadata.is_empty() {
+            Vec::new()
+        } else {
+            metadata::server_changes(&asked.unwrap_or_default(), &information.metadata)
+        };
         // An attempt that was thought lost, and whose answer was kept after all.
         status.possible_orphans.retain(|orphan| orphan.attempt != registration.attempt);
         // Only a profile that lets the client in says where its server is. When the profile is gone, this is what the
@@ -140,8 +178,21 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         let profile = profile.filter(|profile| permits(profile, observed.namespace(), &observed.namespace_labels));
         if let Some(endpoint) = profile.and_then(|p| p.status.as_ref()).and_then(|s| s.registration_endpoint.as_deref())
         {
-            let uri = information.registration_client_uri.as_deref();
-            status.registration_client_uri = uri.and_then(|uri| client_configuration_endpoint(endpoint, uri).ok());
+            let resolved = |uri: Option<&String>| uri.and_then(|uri| client_configuration_endpoint(endpoint, uri).ok());
+            status.registration_client_uri = resolved(information.registration_client_uri.as_ref());
+            status.retiring = registration
+                .retiring
+                .iter()
+                .take(MOST_RETIRING)
+                .map(|former| RetiringClient {
+                    client_id: former.information.client_id.clone(),
+                    registration_client_uri: resolved(former.information.registration_client_uri.as_ref()),
+                    delete_after: Time(whole_seconds(former.delete_after)),
+                })
+                .collect();
+        } else {
+            let held = |id: &str| registration.retiring.iter().any(|former| former.information.client_id == id);
+            status.retiring.retain(|former| held(&former.client_id));
         }
     }
     status

@@ -38,7 +38,8 @@ pub async fn act(context: &Context, observed: &mut Observed, step: &Step) -> Res
 
 async fn call(context: &Context, observed: &mut Observed, step: &Step) -> Result<(), Error> {
     let ca_bundle = observed.ca_bundle.as_ref().ok().cloned().flatten();
-    let server = context.connections.server(&observed.profile, ca_bundle)?;
+    let client_identity = observed.client_identity.as_ref().ok().cloned().flatten();
+    let server = context.connections.server(&observed.profile, ca_bundle, client_identity)?;
     match (step, &observed.credential) {
         (Step::Discover { issuer }, _) => {
             observed.finding.metadata = Some(server.discover(issuer).await?);
@@ -46,7 +47,7 @@ async fn call(context: &Context, observed: &mut Observed, step: &Step) -> Result
             observed.finding.token_obtained = false;
         }
         (Step::ObtainToken { token_endpoint }, Ok(Credential::ClientCredentials(client))) => {
-            server.initial_access_token(token_endpoint, client).await?;
+            server.access_token(token_endpoint, client).await?;
             observed.finding.token_obtained = true;
         }
         (Step::ObtainToken { .. }, _) => {}

@@ -10,10 +10,13 @@ use std::{
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use crate::{
-    api::{self, CaBundleKind, CaBundleRef, SecretKeyRef, TokenProfile, labels, reasons},
+    api::{self, CaBundleKind, CaBundleRef, SecretKeyRef, TokenProfile, TokenReuse, labels, reasons},
     dcr, kubernetes,
     retry::Retry,
 };
@@ -35,7 +38,14 @@ impl Credential {
         use std::hash::Hash;
         match self {
             Self::NotRequired => {}
-            Self::ClientCredentials(client) => client.client_secret.expose_secret().hash(hasher),
+            Self::ClientCredentials(client) => match &client.authentication {
+                dcr::ClientAuthentication::ClientSecretBasic(secret)
+                | dcr::ClientAuthentication::ClientSecretPost(secret) => secret.expose_secret().hash(hasher),
+                dcr::ClientAuthentication::PrivateKeyJwt { key, audience } => {
+                    (key.private_key_pem().expose_secret(), key.kid(), audience).hash(hasher);
+                }
+                dcr::ClientAuthentication::TlsClientAuth => {}
+            },
             Self::BearerToken(token) => token.expose_secret().hash(hasher),
         }
     }
@@ -55,6 +65,8 @@ pub enum Error {
     NotLabelled { namespace: String, name: String },
     #[error("key {key:?} of {kind} {namespace}/{name} is empty or not text")]
     NotText { kind: &'static str, namespace: String, name: String, key: String },
+    #[error("client {client_id} needs a secretRef for its authMethod")]
+    NoSecretRef { client_id: String },
     #[error(transparent)]
     Server(#[from] dcr::Error),
     #[error(transparent)]
@@ -66,7 +78,9 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } | Self::KeyNotFound { .. } | Self::NotText { .. } => reasons::SECRET_NOT_FOUND,
+            Self::NotFound { .. } | Self::KeyNotFound { .. } | Self::NotText { .. } | Self::NoSecretRef { .. } => {
+                reasons::SECRET_NOT_FOUND
+            }
             Self::NotLabelled { .. } => reasons::SECRET_NOT_LABELLED,
             Self::Server(error) => error.reason(),
             Self::Kubernetes(error) => error.reason(),
@@ -90,22 +104,39 @@ pub struct Connections {
     allow_insecure_http: bool,
     servers: Mutex<HashMap<String, (dcr::ServerOptions, dcr::Server)>>,
     turns: Mutex<HashMap<String, (u16, Arc<Semaphore>)>>,
+    /// Initial access tokens for more than one registration, with the end of their use.
+    tokens: Mutex<HashMap<ProfileVersion, (SecretString, Instant)>>,
 }
+
+/// Uid and generation of a profile.
+type ProfileVersion = (String, Option<i64>);
 
 impl Connections {
     #[must_use]
     pub fn new(client: Client, allow_insecure_http: bool) -> Self {
-        Self { client, allow_insecure_http, servers: Mutex::default(), turns: Mutex::default() }
+        Self {
+            client,
+            allow_insecure_http,
+            servers: Mutex::default(),
+            turns: Mutex::default(),
+            tokens: Mutex::default(),
+        }
     }
 
-    /// The server of a profile, with these certificates as its only trust if given.
+    /// The server of a profile, with these certificates as its only trust if given, and with the operator's own identity.
     ///
     /// # Errors
     /// [`Error::Server`] if the certificates are unusable.
-    pub fn server(&self, profile: &TokenProfile, ca_bundle: Option<Vec<u8>>) -> Result<dcr::Server, Error> {
+    pub fn server(
+        &self,
+        profile: &TokenProfile,
+        ca_bundle: Option<Vec<u8>>,
+        client_identity: Option<SecretString>,
+    ) -> Result<dcr::Server, Error> {
         let limits = &profile.spec.limits;
         let options = dcr::ServerOptions {
             ca_bundle,
+            client_identity,
             allow_insecure_http: self.allow_insecure_http,
             request_timeout: limits.request_timeout.into(),
             max_concurrent_requests: limits.max_concurrent_requests.into(),
@@ -148,6 +179,7 @@ impl Connections {
         let limits = api::Limits::default();
         Ok(dcr::Server::new(&dcr::ServerOptions {
             ca_bundle,
+            client_identity: None,
             allow_insecure_http: self.allow_insecure_http,
             request_timeout: limits.request_timeout.into(),
             max_concurrent_requests: 1,
@@ -159,6 +191,7 @@ impl Connections {
     pub fn forget(&self, uid: &str) {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _), _| other != uid);
     }
 
     /// The certificates that the profile trusts; `None` = the operator's own trust store.
@@ -198,23 +231,132 @@ impl Connections {
         };
         let namespace = profile.namespace().unwrap_or_default();
         if let Some(client) = &source.client_credentials {
-            let client_secret = self.secret_text(&namespace, &client.secret_ref, "client-secret").await?;
-            return Ok(Credential::ClientCredentials(dcr::ClientCredentials {
-                client_id: client.client_id.clone(),
-                client_secret,
-                scope: Some(client.scope.clone()).filter(|scope| !scope.is_empty()),
-                auth_method: match client.auth_method {
-                    api::ClientAuthMethod::ClientSecretBasic => dcr::ClientAuthMethod::ClientSecretBasic,
-                    api::ClientAuthMethod::ClientSecretPost => dcr::ClientAuthMethod::ClientSecretPost,
-                },
-                parameters: client.parameters.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
-            }));
+            return Ok(Credential::ClientCredentials(self.grant(profile, client, "dcr").await?));
         }
         match &source.bearer_token {
             Some(bearer) => {
                 Ok(Credential::BearerToken(self.secret_text(&namespace, &bearer.secret_ref, "token").await?))
             }
             None => Ok(Credential::NotRequired),
+        }
+    }
+
+    /// The client that manages any client of the server, freshly read; `None` if the profile has none.
+    ///
+    /// # Errors
+    /// If the Secret or its key is missing, or it is not labelled.
+    pub async fn management_client(&self, profile: &TokenProfile) -> Result<Option<dcr::ClientCredentials>, Error> {
+        match &profile.spec.server.management_client {
+            Some(client) => self.grant(profile, client, "dcrm").await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// An initial access token that was kept for further registrations (`reuse: UntilExpiry`).
+    #[must_use]
+    pub fn kept_token(&self, profile: &TokenProfile) -> Option<SecretString> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let (token, until) = tokens.get(&(profile.uid().unwrap_or_default(), profile.metadata.generation))?;
+        (Instant::now() < *until).then(|| token.clone())
+    }
+
+    /// Keeps an initial access token, if the profile says so and the server has said how long it lives.
+    pub fn keep_token(&self, profile: &TokenProfile, token: &dcr::AccessToken) {
+        let reuse = profile.spec.initial_access_token.as_ref().map(|source| source.reuse).unwrap_or_default();
+        if let (TokenReuse::UntilExpiry, Some(life)) = (reuse, token.expires_in) {
+            self.forget_token(profile);
+            // It must last for the call that it is for.
+            let until = Instant::now() + life.mul_f64(0.8);
+            let key = (profile.uid().unwrap_or_default(), profile.metadata.generation);
+            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (token.token.clone(), until));
+        }
+    }
+
+    /// Forgets a token that was kept: the server has refused it.
+    pub fn forget_token(&self, profile: &TokenProfile) {
+        let uid = profile.uid().unwrap_or_default();
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _), _| *other != uid);
+    }
+
+    /// A client of the platform team, as it asks for a token.
+    async fn grant(
+        &self,
+        profile: &TokenProfile,
+        client: &api::ClientCredentials,
+        usual_scope: &'static str,
+    ) -> Result<dcr::ClientCredentials, Error> {
+        let namespace = profile.namespace().unwrap_or_default();
+        let secret = async |key| match &client.secret_ref {
+            Some(reference) => self.secret_text(&namespace, reference, key).await,
+            None => Err(Error::NoSecretRef { client_id: client.client_id.clone() }),
+        };
+        let authentication = match client.auth_method {
+            api::ClientAuthMethod::ClientSecretBasic => {
+                dcr::ClientAuthentication::ClientSecretBasic(secret("client-secret").await?)
+            }
+            api::ClientAuthMethod::ClientSecretPost => {
+                dcr::ClientAuthentication::ClientSecretPost(secret("client-secret").await?)
+            }
+            api::ClientAuthMethod::PrivateKeyJwt => {
+                let pem = secret("private-key").await?;
+                let kid = match &client.secret_ref {
+                    Some(reference) => self.optional_secret_text(&namespace, &reference.name, "key-id").await?,
+                    None => None,
+                };
+                let kid = kid.map(|kid| kid.expose_secret().to_owned());
+                let status = profile.status.as_ref();
+                // RFC 7523 section 3: the issuer where it is known, else the token endpoint.
+                let audience =
+                    status.and_then(|status| status.issuer.clone().or_else(|| status.token_endpoint.clone()));
+                let audience = audience.or_else(|| profile.spec.issuer.clone()).unwrap_or_default();
+                dcr::ClientAuthentication::PrivateKeyJwt { key: dcr::KeyPair::from_pem(&pem, kid)?, audience }
+            }
+            api::ClientAuthMethod::TlsClientAuth => dcr::ClientAuthentication::TlsClientAuth,
+        };
+        let usual = profile.spec.server.default_scope(usual_scope);
+        Ok(dcr::ClientCredentials {
+            client_id: client.client_id.clone(),
+            authentication,
+            scope: client.scope.clone().or(usual.map(str::to_owned)).filter(|scope| !scope.is_empty()),
+            parameters: client.parameters.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        })
+    }
+
+    /// The certificate and key that the operator shows to the server, as PEM; `None` = it shows none.
+    ///
+    /// # Errors
+    /// If the Secret or a key of it is missing, or it is not labelled.
+    pub async fn client_identity(&self, profile: &TokenProfile) -> Result<Option<SecretString>, Error> {
+        let reference = profile.spec.tls.as_ref().and_then(|tls| tls.client_certificate_secret_ref.as_ref());
+        let Some(reference) = reference else { return Ok(None) };
+        let namespace = profile.namespace().unwrap_or_default();
+        let part = async |key| self.secret_value(&namespace, &reference.name, key).await;
+        let (certificate, key) = futures::try_join!(part("tls.crt"), part("tls.key"))?;
+        let pem = [certificate, b"\n".to_vec(), key].concat();
+        let text = String::from_utf8(pem).map_err(|_| Error::NotText {
+            kind: "Secret",
+            namespace: namespace.clone(),
+            name: reference.name.clone(),
+            key: "tls.key".into(),
+        })?;
+        Ok(Some(text.into()))
+    }
+
+    /// A value of a Secret that may or may not have it.
+    ///
+    /// # Errors
+    /// If the Secret is missing or not labelled, or the value is empty or not text.
+    pub async fn optional_secret_text(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+    ) -> Result<Option<SecretString>, Error> {
+        let reference = SecretKeyRef { name: name.to_owned(), key: Some(key.to_owned()) };
+        match self.secret_text(namespace, &reference, key).await {
+            Ok(text) => Ok(Some(text)),
+            Err(Error::KeyNotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

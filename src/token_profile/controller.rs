@@ -78,20 +78,30 @@ pub fn digest(profile: &TokenProfile) -> u64 {
 
 fn profiles_reading(context: &Context, change: &SecretChange) -> Vec<ObjectRef<Guarded>> {
     context.profiles.filter_map(|profile| {
-        let source = profile.spec.initial_access_token.as_ref();
-        let client = source.and_then(|source| source.client_credentials.as_ref()).map(|client| &client.secret_ref.name);
-        let bearer = source.and_then(|source| source.bearer_token.as_ref()).map(|bearer| &bearer.secret_ref.name);
-        let ca_bundle = profile.spec.tls.as_ref().and_then(|tls| tls.ca_bundle_ref.as_ref()).map(|bundle| &bundle.name);
         let concerned = match change {
             SecretChange::Unknown => true,
             SecretChange::Of(secret) => {
                 let name = secret.name_any();
-                let reads = [client, bearer, ca_bundle].into_iter().flatten().any(|read| *read == name);
+                let reads = secrets_of(profile).any(|read| *read == name);
                 reads && profile.namespace() == secret.namespace()
             }
         };
         concerned.then(|| reference(profile))
     })
+}
+
+/// The Secrets that a profile reads.
+fn secrets_of(profile: &TokenProfile) -> impl Iterator<Item = &String> {
+    let spec = &profile.spec;
+    let source = spec.initial_access_token.as_ref();
+    let clients =
+        [source.and_then(|source| source.client_credentials.as_ref()), spec.server.management_client.as_ref()];
+    let clients = clients.into_iter().flatten().filter_map(|client| client.secret_ref.as_ref());
+    let bearer = source.and_then(|source| source.bearer_token.as_ref()).map(|bearer| &bearer.secret_ref);
+    let tls = spec.tls.as_ref();
+    let ca_bundle = tls.and_then(|tls| tls.ca_bundle_ref.as_ref()).map(|bundle| &bundle.name);
+    let identity = tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|reference| &reference.name);
+    clients.chain(bearer).map(|reference| &reference.name).chain(ca_bundle).chain(identity)
 }
 
 /// Every now and then, the profiles whose `status.clients` is wrong.

@@ -8,6 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::connection::{Credential, Error};
 use crate::{api::TokenProfile, context::Context, dcr, kubernetes};
@@ -21,6 +22,10 @@ pub struct Observed {
     /// The certificates to trust.
     pub ca_bundle: Result<Option<Vec<u8>>, Error>,
     pub credential: Result<Credential, Error>,
+    /// What the operator shows to the server.
+    pub client_identity: Result<Option<SecretString>, Error>,
+    /// The client that manages any client.
+    pub management_client: Result<(), Error>,
     /// What the server has answered to these inputs, so far.
     pub finding: Finding,
     /// No call before this time: the last one failed with these inputs.
@@ -87,6 +92,8 @@ pub async fn observe(context: &Context, profile: TokenProfile) -> Result<Observe
     let uid = profile.uid().unwrap_or_default();
     let ca_bundle = told(context.connections.ca_bundle(&profile).await)?;
     let credential = told(context.connections.credential(&profile).await)?;
+    let client_identity = told(context.connections.client_identity(&profile).await)?;
+    let management_client = told(context.connections.management_client(&profile).await.map(|_| ()))?;
 
     let mut hasher = DefaultHasher::new();
     profile.metadata.generation.hash(&mut hasher);
@@ -94,11 +101,16 @@ pub async fn observe(context: &Context, profile: TokenProfile) -> Result<Observe
     if let Ok(credential) = &credential {
         credential.hash(&mut hasher);
     }
+    if let Ok(Some(identity)) = &client_identity {
+        identity.expose_secret().hash(&mut hasher);
+    }
     let inputs = hasher.finish();
     Ok(Observed {
         clients: count_clients(context, &namespace, &name),
         ca_bundle,
         credential,
+        client_identity,
+        management_client,
         finding: context.findings.get(&uid, inputs),
         not_before: context.profile_backoff.not_before(&uid, inputs),
         profile,

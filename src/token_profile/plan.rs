@@ -76,7 +76,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         return plan;
     }
 
-    if let Err(error) = &observed.ca_bundle {
+    let trust = observed.ca_bundle.as_ref().err().or(observed.client_identity.as_ref().err());
+    if let Some(error) = trust {
         plan.discovery = Finding::no(reasons::DISCOVERY_FAILED, error.to_string());
         plan.give_up(error);
         return plan;
@@ -112,9 +113,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         None => Finding::yes(reasons::ENDPOINTS_GIVEN, "endpoints are given in the spec"),
     };
 
-    let credential = match &observed.credential {
-        Ok(credential) => credential,
-        Err(error) => {
+    let credential = match (&observed.credential, &observed.management_client) {
+        (Ok(credential), Ok(())) => credential,
+        (Err(error), _) | (_, Err(error)) => {
             plan.credentials = Finding::no(error.reason(), error.to_string());
             plan.give_up(error);
             return plan;

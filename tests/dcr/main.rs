@@ -7,7 +7,9 @@
 #[allow(dead_code, unused_imports)]
 mod fault_server;
 
+mod arbitrary;
 mod discovery;
+mod keys;
 mod leaks;
 mod management;
 mod registration;
@@ -32,6 +34,7 @@ fn options() -> ServerOptions {
     });
     ServerOptions {
         ca_bundle: Some(CA.clone().into_bytes()),
+        client_identity: None,
         allow_insecure_http: true,
         request_timeout: Duration::from_secs(30),
         max_concurrent_requests: 8,

@@ -9,7 +9,7 @@ use crate::{client, object, secret, verdict};
 async fn read_error(answer: Answer) -> Error {
     let server = FaultServer::start().await;
     server.answer("GET", "/reg/c", answer);
-    client().read(&server.url("/reg/c"), &secret("rat-12345678")).await.unwrap_err()
+    client().read(&server.url("/reg/c"), &secret("rat-12345678"), "c").await.unwrap_err()
 }
 
 async fn update_error(answer: Answer) -> Error {
@@ -28,7 +28,7 @@ async fn delete(answer: Answer) -> Result<Deleted, Error> {
 async fn a_read_sends_the_token_and_the_query_of_the_uri() {
     let server = FaultServer::start().await;
     server.answer("GET", "/reg/c", Answer::json(200, &json!({"client_id": "c", "registration_access_token": "rat-2"})));
-    let found = client().read(&server.url("/reg/c?x=1"), &secret("rat-1")).await.unwrap();
+    let found = client().read(&server.url("/reg/c?x=1"), &secret("rat-1"), "c").await.unwrap();
     assert_eq!(found.registration_access_token.unwrap().expose_secret(), "rat-2");
     let request = &server.requests()[0];
     assert_eq!((request.bearer(), request.query.as_deref(), &request.body[..]), (Some("rat-1"), Some("x=1"), &b""[..]));
@@ -47,10 +47,21 @@ async fn an_update_sends_the_client_id_and_none_of_the_servers_members() {
 }
 
 #[tokio::test]
-async fn an_update_that_answers_another_client_is_an_error() {
-    let error = update_error(Answer::json(200, &json!({"client_id": "d", "client_secret": "s"}))).await;
-    assert_eq!(verdict(&error), ("ServerUnavailable", Retry::Backoff, Outcome::Unknown));
-    assert!(error.to_string().ends_with("answered 200, but the answer is about another client"), "{error}");
+async fn an_answer_about_another_client_is_an_error() {
+    let answer = || Answer::json(200, &json!({"client_id": "d", "client_secret": "s"}));
+    for error in [update_error(answer()).await, read_error(answer()).await] {
+        assert_eq!(verdict(&error), ("ServerUnavailable", Retry::Backoff, Outcome::Unknown));
+        assert!(error.to_string().ends_with("answered 200, but the answer is about another client"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn not_found_says_more_than_unauthorized() {
+    for (status, not_found) in [(401, false), (403, false), (404, true), (410, true)] {
+        for error in [read_error(Answer::empty(status)).await, update_error(Answer::empty(status)).await] {
+            assert_eq!(error.is_client_not_found(), not_found, "{error}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -61,6 +72,7 @@ async fn what_a_refused_read_means() {
         (403, "RefusedByServer", Outcome::NotRegistered),
         (404, "RegistrationLost", Outcome::NotRegistered),
         (405, "RefusedByServer", Outcome::NotRegistered),
+        (410, "RegistrationLost", Outcome::NotRegistered),
         (429, "ServerUnavailable", Outcome::NotRegistered),
         (500, "ServerUnavailable", Outcome::Unknown),
     ] {
@@ -115,8 +127,8 @@ async fn a_deletion_is_done_whatever_the_body_says() {
 
 #[tokio::test]
 async fn a_client_that_is_gone_needs_no_deletion() {
-    for status in [401, 404, 410] {
-        assert_eq!(delete(Answer::empty(status)).await, Ok(Deleted::AlreadyGone), "{status}");
+    for (status, deleted) in [(401, Deleted::TokenRefused), (404, Deleted::AlreadyGone), (410, Deleted::AlreadyGone)] {
+        assert_eq!(delete(Answer::empty(status)).await, Ok(deleted), "{status}");
     }
 }
 
@@ -144,7 +156,7 @@ async fn a_management_token_that_fits_no_header_is_not_sent() {
     let server = FaultServer::start().await;
     let (url, token) = (server.url("/reg/c"), secret("a b"));
     let metadata = object(json!({}));
-    assert_eq!(client().read(&url, &token).await.unwrap_err().reason(), "RegistrationLost");
+    assert_eq!(client().read(&url, &token, "c").await.unwrap_err().reason(), "RegistrationLost");
     assert_eq!(client().update(&url, &token, "c", &metadata).await.unwrap_err().reason(), "RegistrationLost");
     assert_eq!(client().delete(&url, &token).await.unwrap_err().reason(), "DeregistrationRefused");
     assert_eq!(server.connections(), 0);

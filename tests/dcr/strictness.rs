@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dcr_operator::dcr::{
-    ClientAuthMethod, ClientCredentials, ClientInformation, Deleted, Outcome, client_configuration_endpoint,
-    update_document,
+    ClientAuthentication, ClientCredentials, ClientInformation, Deleted, Outcome, UpdateSemantics,
+    client_configuration_endpoint, update_document,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
@@ -15,12 +15,11 @@ use crate::{client, object, secret};
 async fn initial_token(server: &FaultServer) -> SecretString {
     let grant = ClientCredentials {
         client_id: "server".to_owned(),
-        client_secret: secret("server-secret"),
+        authentication: ClientAuthentication::ClientSecretBasic(secret("server-secret")),
         scope: Some("dcr".to_owned()),
-        auth_method: ClientAuthMethod::ClientSecretBasic,
         parameters: BTreeMap::new(),
     };
-    client().initial_access_token(&server.url("/token"), &grant).await.unwrap().token
+    client().access_token(&server.url("/token"), &grant).await.unwrap().token
 }
 
 async fn registered(server: &FaultServer) -> ClientInformation {
@@ -38,16 +37,17 @@ async fn a_client_lives_from_discovery_to_deletion() {
         client_configuration_endpoint(&server.url("/reg"), first.registration_client_uri.as_ref().unwrap()).unwrap();
 
     let token = first.registration_access_token.clone().unwrap();
-    assert_eq!(client().read(&uri, &token).await.unwrap(), first);
-    let body = update_document(&first, &object(json!({"scope": "openid"})), &object(json!({"client_name": "Shop"})));
+    assert_eq!(client().read(&uri, &token, &first.client_id).await.unwrap(), first);
+    let (previous, desired) = (object(json!({"scope": "openid"})), object(json!({"client_name": "Shop"})));
+    let body = update_document(&first, &previous, &desired, UpdateSemantics::Replace);
     let second = client().update(&uri, &token, &first.client_id, &body).await.unwrap();
     assert_eq!(second.metadata["client_name"], "Shop");
     assert!(!second.metadata.contains_key("scope"));
 
-    assert_eq!(client().read(&uri, &token).await.unwrap_err().reason(), "RegistrationLost");
+    assert_eq!(client().read(&uri, &token, &first.client_id).await.unwrap_err().reason(), "RegistrationLost");
     let token = second.registration_access_token.unwrap();
     assert_eq!(client().delete(&uri, &token).await, Ok(Deleted::Now));
-    assert_eq!(client().delete(&uri, &token).await, Ok(Deleted::AlreadyGone));
+    assert_eq!(client().delete(&uri, &token).await, Ok(Deleted::TokenRefused));
     assert_eq!(server.registrar(|registrar| registrar.client_count()), 0);
 }
 
@@ -81,7 +81,7 @@ async fn a_token_for_another_client_and_two_calls_at_once_are_misuses() {
     let server = FaultServer::start_registrar(Registrar::default()).await;
     let (first, second) = (registered(&server).await, registered(&server).await);
     let token = first.registration_access_token.unwrap();
-    client().read(&second.registration_client_uri.unwrap(), &token).await.unwrap_err();
+    client().read(&second.registration_client_uri.unwrap(), &token, &second.client_id).await.unwrap_err();
     assert_eq!(server.take_misuses().len(), 1);
 
     let uri = first.registration_client_uri.unwrap();
@@ -89,11 +89,11 @@ async fn a_token_for_another_client_and_two_calls_at_once_are_misuses() {
     server.answer_once("GET", &path, Answer::never());
     let before = server.requests().len();
     let reading = tokio::spawn({
-        let (uri, token) = (uri.clone(), token.clone());
-        async move { client().read(&uri, &token).await }
+        let (uri, token, client_id) = (uri.clone(), token.clone(), first.client_id.clone());
+        async move { client().read(&uri, &token, &client_id).await }
     });
     server.wait_for_requests(before + 1).await;
-    client().read(&uri, &token).await.unwrap();
+    client().read(&uri, &token, &first.client_id).await.unwrap();
     assert_eq!(server.take_misuses(), [format!("two management calls at once: GET {path}")]);
     reading.abort();
 }
@@ -103,7 +103,8 @@ async fn a_server_may_rotate_on_reads_or_have_no_management() {
     let server = FaultServer::start_registrar(Registrar::rotating_on_read()).await;
     let first = registered(&server).await;
     let uri = first.registration_client_uri.clone().unwrap();
-    let second = client().read(&uri, first.registration_access_token.as_ref().unwrap()).await.unwrap();
+    let second =
+        client().read(&uri, first.registration_access_token.as_ref().unwrap(), &first.client_id).await.unwrap();
     assert_ne!(
         second.registration_access_token.unwrap().expose_secret(),
         first.registration_access_token.unwrap().expose_secret()

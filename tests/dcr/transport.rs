@@ -1,14 +1,16 @@
 //! Connections, TLS, and limits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dcr_operator::dcr::{Error, Outcome, Server, ServerOptions};
 use dcr_operator::retry::Retry;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::fault_server::{Answer, FaultServer};
 use crate::{client, hasty_client, object, options, secret, verdict};
@@ -34,15 +36,33 @@ impl Authority {
         self.0.as_ref().pem()
     }
 
-    async fn server(&self, name: &str) -> FaultServer {
+    /// A certificate for a name, and its key.
+    fn issue(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        (CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    async fn server(&self, name: &str) -> FaultServer {
+        self.server_for(name, None).await
+    }
+
+    /// Demands a certificate that `clients` has issued.
+    async fn server_for(&self, name: &str, clients: Option<&Authority>) -> FaultServer {
+        let (certificate, key) = self.issue(name);
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let config = ServerConfig::builder_with_provider(provider.into())
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.0.as_ref().der().clone()).unwrap();
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap()
+            }
+        };
+        let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         let server = FaultServer::start_tls(config).await;
@@ -97,6 +117,64 @@ async fn a_ca_bundle_without_a_certificate_is_refused() {
         let error = result.expect_err(bundle);
         assert_eq!(verdict(&error), ("InvalidCaBundle", Retry::OnChange, Outcome::NotRegistered));
     }
+}
+
+#[tokio::test]
+async fn the_client_certificate_is_shown_to_a_server_that_demands_one() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let server = authority.server_for("127.0.0.1", Some(&clients)).await;
+    let options = || ServerOptions { ca_bundle: Some(authority.pem().into_bytes()), ..options() };
+    let with = |identity: &str| ServerOptions { client_identity: Some(secret(identity)), ..options() };
+
+    let (certificate, key) = clients.issue("operator");
+    // In either order, with a chain, and with text between the blocks.
+    for identity in [
+        format!("{}{}", certificate.pem(), key.serialize_pem()),
+        format!("# key\n{}\n# chain\n{}{}", key.serialize_pem(), certificate.pem(), clients.pem()),
+    ] {
+        register(&Server::new(&with(&identity)).unwrap(), &server.url("/reg")).await.unwrap();
+    }
+    assert_eq!(server.requests().len(), 2);
+
+    let (stranger, key) = Authority::new().issue("operator");
+    let stranger = format!("{}{}", stranger.pem(), key.serialize_pem());
+    for options in [options(), with(&stranger)] {
+        let error = register(&Server::new(&options).unwrap(), &server.url("/reg")).await.unwrap_err();
+        assert_eq!(error.reason(), "ServerUnavailable", "{error}");
+        assert!(error.to_string().contains("alert"), "{error}");
+    }
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_certificate_without_its_own_key_is_refused() {
+    let clients = Authority::new();
+    let ((certificate, key), other) = (clients.issue("operator"), KeyPair::generate().unwrap());
+    let (certificate, key) = (certificate.pem(), key.serialize_pem());
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    for (identity, why) in [
+        (String::new(), "no PEM block of the type CERTIFICATE in it"),
+        (key.clone(), "no PEM block of the type CERTIFICATE in it"),
+        (certificate.clone(), "no unencrypted private key in it"),
+        (format!("{certificate}{encrypted}"), "no unencrypted private key in it"),
+        (format!("{certificate}{}", other.serialize_pem()), "the private key is not that of the first certificate"),
+        (format!("{}{key}", clients.pem()), "the private key is not that of the first certificate"),
+        (format!("-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n{key}"), "it has a broken PEM block"),
+        (format!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{key}"), ""),
+    ] {
+        let result = Server::new(&ServerOptions { client_identity: Some(secret(&identity)), ..options() });
+        let error = result.expect_err(why);
+        assert_eq!(verdict(&error), ("InvalidClientCertificate", Retry::OnChange, Outcome::NotRegistered));
+        assert!(error.to_string().starts_with(&format!("the client certificate cannot be used: {why}")), "{error}");
+    }
+}
+
+#[test]
+fn options_differ_if_the_client_certificate_does() {
+    let with = |identity: Option<&str>| ServerOptions { client_identity: identity.map(secret), ..options() };
+    assert_eq!(with(Some("a")), with(Some("a")));
+    assert_ne!(with(Some("a")), with(Some("b")));
+    assert_ne!(with(Some("a")), with(None));
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
 //! Remove a client on the server, or tell people that it stays there.
 
 use kube::Resource;
+use secrecy::SecretString;
 
-use super::{Error, register::settle, timed};
+use super::{Error, connect, manage, registration_endpoint, store, timed};
 use crate::{
+    api::reasons,
     context::Context,
-    dcr,
+    dcr::{self, ClientInformation, Deleted},
     oauth_client::{
         observe::{Change, Observed},
-        registration::{Registration, RegistrationSecret},
+        plan,
+        registration::{Access, Registration, RegistrationSecret, access},
     },
 };
 
@@ -17,41 +20,112 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
     let RegistrationSecret::Held { registration, .. } = &observed.registration else {
         return Err(Error::Inconsistent("a deregistration needs a registration"));
     };
-    let (uri, token) =
-        registration.management().ok_or(Error::Inconsistent("a deregistration needs management access"))?;
-    let client_id = &registration.information.client_id;
+    let was_lost = plan::said(observed, crate::api::conditions::REGISTERED).reason == reasons::REGISTRATION_LOST
+        || registration.history.unconfirmed_since.is_some();
+    let previous = registration.previous_token.as_ref();
+    remove(context, observed, &registration.information, previous, was_lost).await?;
+    store::settle(context, observed).await
+}
 
-    let stored_bundle = || registration.server.ca_bundle.clone().map(String::into_bytes);
-    let (server, endpoint) = if let Some(profile) = &observed.profile {
-        let origin = super::registration_endpoint(profile)?;
-        let ca_bundle = context.connections.ca_bundle(profile).await?;
-        (context.connections.server(profile, ca_bundle)?, dcr::client_configuration_endpoint(origin, uri)?)
-    } else {
-        // The profile is gone. Only the status tells where the client was: the Secret can be written by the application
-        // team, and must not be able to send the operator anywhere.
-        let status = observed.client.status.as_ref();
-        let Some(endpoint) = status.and_then(|status| status.registration_client_uri.clone()) else {
-            report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
-            return settle(context, observed).await;
-        };
-        (context.connections.bare_server(stored_bundle())?, endpoint)
+/// Removes one client on the server, or reports it. `is_doubtful`: a refused token may be no sign that it is gone.
+pub async fn remove(
+    context: &Context,
+    observed: &Observed,
+    client: &ClientInformation,
+    previous_token: Option<&SecretString>,
+    is_doubtful: bool,
+) -> Result<(), Error> {
+    let client_id = &client.client_id;
+    let Some(profile) = &observed.profile else {
+        return remove_without_profile(context, observed, client, is_doubtful).await;
     };
-    match timed(context, "delete", server.delete(&endpoint, token)).await {
-        Ok(deleted) => {
-            let note = match deleted {
-                dcr::Deleted::Now => format!("removed client {client_id} on the server"),
-                dcr::Deleted::AlreadyGone => format!("client {client_id} was gone on the server already"),
-            };
-            tracing::info!(client_id, "{note}");
-            context.events.normal(&observed.client.object_ref(&()), "Deregistered", &note).await;
+    let (server, _) = connect(context, profile).await?;
+    let endpoint = manage::management_endpoint(registration_endpoint(profile)?, client)?;
+    let mut accesses = access(client, observed.has_manager());
+    if previous_token.is_some() {
+        accesses.insert(accesses.len().min(1), Access::PreviousToken);
+    }
+    let mut refused = Refused::NothingToTry;
+    for access in accesses {
+        let token = manage::token_for(context, profile, &server, client, previous_token, access).await?;
+        let Some(token) = token else { continue };
+        match timed(context, "delete", server.delete(&endpoint, &token)).await {
+            Ok(Deleted::TokenRefused) => refused = Refused::Token,
+            Ok(deleted) => {
+                told(context, observed, client_id, deleted).await;
+                return Ok(());
+            }
+            // No other answer is to be expected from a server that does not delete.
+            Err(error) if error.reason() == "DeregistrationRefused" => refused = Refused::Deletion(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
-        // No other answer is to be expected from a server that does not delete.
+    }
+    give_up_on(context, observed, client_id, refused, is_doubtful).await;
+    Ok(())
+}
+
+/// The profile is gone. Only the status tells where the client was: the Secret can be written by the application team, and
+/// must not be able to send the operator anywhere.
+async fn remove_without_profile(
+    context: &Context,
+    observed: &Observed,
+    client: &ClientInformation,
+    is_doubtful: bool,
+) -> Result<(), Error> {
+    let client_id = &client.client_id;
+    let RegistrationSecret::Held { registration, .. } = &observed.registration else {
+        return Err(Error::Inconsistent("a deregistration needs a registration"));
+    };
+    let status = observed.client.status.as_ref();
+    let endpoint = status.and_then(|status| {
+        let former = status.retiring.iter().find(|former| former.client_id == *client_id);
+        former.map_or_else(|| status.registration_client_uri.clone(), |former| former.registration_client_uri.clone())
+    });
+    let (Some(endpoint), Some(token)) = (endpoint, &client.registration_access_token) else {
+        report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
+        return Ok(());
+    };
+    let server = context.connections.bare_server(registration.server.ca_bundle.clone().map(String::into_bytes))?;
+    match timed(context, "delete", server.delete(&endpoint, token)).await {
+        Ok(Deleted::TokenRefused) => {
+            give_up_on(context, observed, client_id, Refused::Token, is_doubtful).await;
+        }
+        Ok(deleted) => told(context, observed, client_id, deleted).await,
         Err(error) if error.reason() == "DeregistrationRefused" => {
             report_orphan(context, observed, client_id, &error.to_string()).await;
         }
         Err(error) => return Err(error.into()),
     }
-    settle(context, observed).await
+    Ok(())
+}
+
+async fn told(context: &Context, observed: &Observed, client_id: &str, deleted: Deleted) {
+    let note = match deleted {
+        Deleted::Now => format!("removed client {client_id} on the server"),
+        Deleted::AlreadyGone | Deleted::TokenRefused => format!("client {client_id} was gone on the server already"),
+    };
+    tracing::info!(client_id, "{note}");
+    context.events.normal(&observed.client.object_ref(&()), "Deregistered", &note).await;
+}
+
+/// Why nothing has removed a client.
+enum Refused {
+    NothingToTry,
+    Token,
+    Deletion(String),
+}
+
+/// Nothing has removed it. A refused token means that it is gone (RFC 7592 section 2), unless there is reason to doubt.
+async fn give_up_on(context: &Context, observed: &Observed, client_id: &str, refused: Refused, is_doubtful: bool) {
+    let why = match refused {
+        Refused::Token if !is_doubtful => return told(context, observed, client_id, Deleted::AlreadyGone).await,
+        Refused::Token => {
+            "the server no longer accepts its registration access token, and may have it or not: look there".to_owned()
+        }
+        Refused::NothingToTry => "there is no registration access token for it".to_owned(),
+        Refused::Deletion(error) => error,
+    };
+    report_orphan(context, observed, client_id, &why).await;
 }
 
 /// Removes a registration that could not be stored; what became of it.
@@ -62,10 +136,9 @@ pub async fn give_up(
     registration_endpoint: &str,
     registration: &Registration,
 ) -> &'static str {
-    let client_id = &registration.information.client_id;
-    let why = match registration.management() {
-        None => "it could not be stored, and the server gave no registration access token for it".to_owned(),
-        Some((uri, token)) => {
+    let client = &registration.information;
+    let why = match (&client.registration_client_uri, &client.registration_access_token) {
+        (Some(uri), Some(token)) => {
             let removed = match dcr::client_configuration_endpoint(registration_endpoint, uri) {
                 Ok(endpoint) => timed(context, "delete", server.delete(&endpoint, token)).await.map(|_| ()),
                 Err(error) => Err(error),
@@ -75,8 +148,9 @@ pub async fn give_up(
                 Err(error) => format!("it could not be stored, nor removed again: {error}"),
             }
         }
+        _ => "it could not be stored, and the server gave no registration access token for it".to_owned(),
     };
-    report_orphan(context, observed, client_id, &why).await;
+    report_orphan(context, observed, &client.client_id, &why).await;
     "reported as an orphan"
 }
 

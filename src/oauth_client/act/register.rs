@@ -1,37 +1,25 @@
 //! Register: token, intent, call, answer kept. In this order, each before the next.
 
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use jiff::Timestamp;
+use kube::ResourceExt;
 use secrecy::SecretString;
-use serde_json::json;
-use tokio::time::Instant;
+use serde_json::Map;
 
-use super::{Error, connect, deregister, registration_endpoint, registration_spec, timed};
+use super::{Error, connect, deregister, manage, registration_endpoint, store, timed, token_endpoint};
 use crate::{
-    api::{FINALIZER, OAuthClient, annotations},
+    api::{SigningAlgorithm, TokenProfile, annotations},
     context::Context,
-    dcr::{self, Outcome},
-    kubernetes::{self, Precondition},
+    dcr::{self, ClientInformation, Outcome},
+    kubernetes::Precondition,
     oauth_client::{
         attempt::{Attempt, Ended},
+        keys::{ClientKey, ClientKeys},
         metadata::Document,
-        observe::{Change, Observed, registration_secret},
-        registration::{self, Registration, RegistrationSecret, StoredSecret},
+        observe::{Change, Observed},
+        registration::{History, Origin, Registration, RegistrationSecret, Retiring, StoredSecret, access},
     },
-    retry::Retry,
     token_profile::Credential,
 };
-
-/// How long an answer that can't be stored is kept in memory; then the registration is removed again.
-const LONGEST_WAIT_TO_STORE: Duration = Duration::from_mins(10);
-/// The same for an answer that the API server forbids to store: by RBAC, by a quota, or because it has just started.
-const LONGEST_WAIT_TO_BE_ALLOWED: Duration = Duration::from_mins(1);
-/// The same for a process that has been asked to stop.
-const LONGEST_WAIT_WHEN_STOPPING: Duration = Duration::from_secs(15);
-
-const MOST_TRIES: u32 = 8;
 
 /// Registers the client once.
 pub async fn register(
@@ -39,32 +27,63 @@ pub async fn register(
     observed: &Observed,
     attempt: Attempt,
     document: Document,
+    new_key: Option<SigningAlgorithm>,
 ) -> Result<Change, Error> {
     let profile = observed.profile.as_ref().ok_or(Error::Inconsistent("a registration needs a profile"))?;
     let endpoint = registration_endpoint(profile)?;
     let (server, snapshot) = connect(context, profile).await?;
+    let keys = ClientKeys(new_key.map(make_key).transpose()?.into_iter().collect());
+    let document = if keys.0.is_empty() { document } else { keys.laid_into(document) };
     // Wait here, and not with an attempt begun: what waits in a queue when the operator dies is no possible orphan.
     let _turn = context.connections.turn(profile).await;
     // First the token: if there is none, nothing has been tried, and nothing needs to be written down.
     let token = initial_access_token(context, profile, &server).await?;
-    let client = record(context, &observed.client, &attempt).await?;
+    let client = store::record(context, &observed.client, &attempt).await?;
 
     let answer = timed(context, "register", server.register(endpoint, token.as_ref(), &document.0)).await;
     let information = match answer {
         Ok(information) => information,
         Err(error) if error.outcome() == Outcome::NotRegistered => {
-            conclude(context, &client, attempt, &error, observed.refusal_inputs()).await?;
+            if error.reason() == "InitialAccessTokenRejected" {
+                context.connections.forget_token(profile);
+            }
+            store::conclude(context, &client, attempt, &error, observed.refusal_inputs()).await?;
             return Err(error.into());
         }
         Err(source) => return Err(Error::OutcomeUnknown { attempt: attempt.id, source }),
     };
 
+    let now = Timestamp::now();
+    let is_replacement = attempt.supersedes.is_some();
     let client_id = information.client_id.clone();
-    let registration = Registration { attempt: attempt.id.clone(), information, request: document.0, server: snapshot };
-    match keep(context, observed, &registration, &Precondition::Absent).await {
+    let registration = Registration {
+        attempt: attempt.id.clone(),
+        information,
+        request: Some(document.0),
+        server: snapshot,
+        history: History {
+            origin: if is_replacement { Origin::Replaced } else { Origin::Registered },
+            credentials_issued_at: now,
+            rotated: is_replacement,
+            token_issued_at: now,
+            handled_rotate_at: observed.client.annotations().get(annotations::ROTATE).cloned(),
+            ..History::default()
+        },
+        previous_token: None,
+        keys,
+        retiring: former_clients(observed, attempt.supersedes.as_deref(), now),
+    };
+    let precondition = match &observed.registration {
+        RegistrationSecret::Held { secret, .. } => {
+            Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
+        }
+        _ => Precondition::Absent,
+    };
+    match store::keep(context, observed, &registration, precondition).await {
         Ok(secret) => {
             tracing::info!(client_id, attempt = attempt.id, "registered");
-            Ok(Change::Registered {
+            context.compared.note(observed.uid(), now);
+            Ok(Change::Enrolled {
                 client: Box::new(client),
                 secret: StoredSecret::new(secret),
                 registration: Box::new(registration),
@@ -73,143 +92,149 @@ pub async fn register(
         Err(source) => {
             let fate = deregister::give_up(context, observed, &server, endpoint, &registration).await;
             let ended = Ended { reason: source.reason().into(), message: source.to_string(), refused_inputs: None };
-            write_attempt(context, &client, &Attempt { ended: Some(ended), ..attempt }).await?;
+            store::write_attempt(context, &client, &Attempt { ended: Some(ended), ..attempt }).await?;
             Err(Error::NotStored { client_id, fate, source })
         }
     }
 }
 
+/// The clients that the new one leaves behind.
+fn former_clients(observed: &Observed, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
+    let overlap = observed.client.spec.replacement.as_ref().map(|replacement| replacement.overlap.into());
+    let is_lost = observed.lost.is_some();
+    // What is lost can't be used; whether it is there at all is looked at right away.
+    let delete_after =
+        overlap.filter(|_| !is_lost).and_then(|overlap: std::time::Duration| now.checked_add(overlap).ok());
+    let delete_after = delete_after.unwrap_or(now);
+    match (&observed.registration, supersedes) {
+        (RegistrationSecret::Held { registration, .. }, Some(_)) => {
+            let mut retiring = registration.retiring.clone();
+            let information = registration.information.clone();
+            retiring.push(Retiring { information, delete_after, is_lost });
+            retiring
+        }
+        (_, Some(client_id)) => {
+            let status = observed.client.status.as_ref();
+            let information = ClientInformation {
+                client_id: client_id.to_owned(),
+                client_secret: None,
+                client_id_issued_at: None,
+                client_secret_expires_at: None,
+                registration_access_token: None,
+                registration_client_uri: status.and_then(|status| status.registration_client_uri.clone()),
+                metadata: Map::new(),
+            };
+            vec![Retiring { information, delete_after: now, is_lost: true }]
+        }
+        (_, None) => Vec::new(),
+    }
+}
+
+/// Takes over a client that exists on the server.
+pub async fn adopt(
+    context: &Context,
+    observed: &Observed,
+    client_id: &str,
+    registration_client_uri: Option<&str>,
+) -> Result<Change, Error> {
+    let profile = observed.profile.as_ref().ok_or(Error::Inconsistent("an adoption needs a profile"))?;
+    let (_, snapshot) = connect(context, profile).await?;
+    let given = match &observed.adoption {
+        Some(Ok(given)) => given.clone(),
+        _ => crate::oauth_client::adoption::Adoption::default(),
+    };
+    let known = ClientInformation {
+        client_id: client_id.to_owned(),
+        client_secret: given.client_secret,
+        client_id_issued_at: None,
+        client_secret_expires_at: None,
+        // Without a URI of its own it is where the registration endpoint says.
+        registration_client_uri: registration_client_uri.map(str::to_owned).or_else(|| {
+            let endpoint = registration_endpoint(profile).ok()?;
+            dcr::client_configuration_endpoint_of(endpoint, client_id).ok()
+        }),
+        registration_access_token: given.registration_access_token,
+        metadata: Map::new(),
+    };
+    let now = Timestamp::now();
+    let unread = Registration {
+        attempt: String::new(),
+        information: known,
+        request: None,
+        server: snapshot,
+        history: History {
+            origin: Origin::Adopted,
+            credentials_issued_at: now,
+            token_issued_at: now,
+            handled_rotate_at: observed.client.annotations().get(annotations::ROTATE).cloned(),
+            ..History::default()
+        },
+        previous_token: None,
+        keys: ClientKeys::default(),
+        retiring: Vec::new(),
+    };
+    let accesses = access(&unread.information, observed.has_manager());
+    let registration = if accesses.is_empty() {
+        unread
+    } else {
+        let (answer, access) = manage::read(context, profile, &unread.information, None, &accesses).await?;
+        let read = unread.answered(answer, access, now);
+        let origin = History { rotated: false, ..read.history };
+        Registration { history: origin, ..read }
+    };
+    let is_confidential = registration
+        .information
+        .metadata
+        .get("token_endpoint_auth_method")
+        .is_none_or(|method| method.as_str().is_some_and(|method| method.starts_with("client_secret_")));
+    if is_confidential && registration.information.client_secret.is_none() {
+        return Err(Error::NoSecret { client_id: client_id.to_owned() });
+    }
+    let secret = store::keep(context, observed, &registration, Precondition::Absent).await?;
+    tracing::info!(client_id, "adopted");
+    context.compared.note(observed.uid(), now);
+    Ok(Change::Enrolled {
+        client: Box::new(observed.client.clone()),
+        secret: StoredSecret::new(secret),
+        registration: Box::new(registration),
+    })
+}
+
+/// A new key pair.
+pub fn make_key(algorithm: SigningAlgorithm) -> Result<ClientKey, Error> {
+    let pair = dcr::KeyPair::generate(match algorithm {
+        SigningAlgorithm::ES256 => dcr::KeyAlgorithm::ES256,
+        SigningAlgorithm::RS256 => dcr::KeyAlgorithm::RS256,
+        SigningAlgorithm::EdDSA => dcr::KeyAlgorithm::EdDSA,
+    })
+    .map_err(Error::Key)?;
+    Ok(ClientKey {
+        algorithm,
+        kid: pair.kid().to_owned(),
+        private_key: pair.private_key_pem().clone(),
+        public_jwk: pair.public_jwk().clone(),
+        created_at: Timestamp::now(),
+        retire_at: None,
+    })
+}
+
 /// A token for one attempt.
 async fn initial_access_token(
     context: &Context,
-    profile: &crate::api::TokenProfile,
+    profile: &TokenProfile,
     server: &dcr::Server,
 ) -> Result<Option<SecretString>, Error> {
     match context.connections.credential(profile).await? {
         Credential::NotRequired => Ok(None),
         Credential::BearerToken(token) => Ok(Some(token)),
         Credential::ClientCredentials(client) => {
-            let endpoint = profile.status.as_ref().and_then(|status| status.token_endpoint.as_deref());
-            let endpoint = endpoint.ok_or(Error::Inconsistent("the profile has no token endpoint"))?;
-            let token = timed(context, "token", server.initial_access_token(endpoint, &client)).await?;
+            if let Some(kept) = context.connections.kept_token(profile) {
+                return Ok(Some(kept));
+            }
+            let endpoint = token_endpoint(profile)?;
+            let token = timed(context, "token", server.access_token(endpoint, &client)).await?;
+            context.connections.keep_token(profile, &token);
             Ok(Some(token.token))
         }
     }
-}
-
-/// Persists the intent, with the finalizer, in one write. It fails if the object has changed since it was read, so no
-/// two replicas and no two passes can both begin.
-async fn record(context: &Context, client: &OAuthClient, attempt: &Attempt) -> Result<OAuthClient, Error> {
-    let mut finalizers = client.finalizers().to_vec();
-    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
-        finalizers.push(FINALIZER.to_owned());
-    }
-    let metadata = json!({
-        "finalizers": finalizers,
-        "annotations": {annotations::ATTEMPT: attempt.to_annotation()},
-    });
-    let client = kubernetes::patch_metadata(&context.client, client, metadata).await?;
-    context.written.note(&client);
-    Ok(client)
-}
-
-/// Writes down that the attempt has come to nothing, and whether the same may be tried again.
-async fn conclude(
-    context: &Context,
-    client: &OAuthClient,
-    attempt: Attempt,
-    error: &dcr::Error,
-    inputs: u64,
-) -> Result<(), Error> {
-    // Only what the server says about the metadata is for good.
-    let refused = matches!(error, dcr::Error::Refused { .. }) && error.retry() == Retry::OnChange;
-    let refused_inputs = refused.then_some(inputs);
-    let ended = Ended { reason: error.reason().into(), message: error.to_string(), refused_inputs };
-    write_attempt(context, client, &Attempt { ended: Some(ended), ..attempt }).await.map(|_| ())
-}
-
-/// Writes down that nothing of the registration needs to be looked after any more.
-pub async fn settle(context: &Context, observed: &Observed) -> Result<Change, Error> {
-    let attempt = Attempt::settled(&observed.client, jiff::Timestamp::now());
-    let client = write_attempt(context, &observed.client, &attempt).await?;
-    Ok(Change::ClientWritten(Box::new(client)))
-}
-
-/// The annotation is ours alone, so it may be written over whatever else has changed in the object. An attempt that has
-/// ended and does not say so would be taken for a possible orphan: it is worth a few tries.
-async fn write_attempt(context: &Context, client: &OAuthClient, attempt: &Attempt) -> Result<OAuthClient, Error> {
-    let mut unconditional = client.clone();
-    unconditional.metadata.resource_version = None;
-    let metadata = json!({"uid": client.uid(), "annotations": {annotations::ATTEMPT: attempt.to_annotation()}});
-    let mut tries = 0;
-    loop {
-        match kubernetes::patch_metadata(&context.client, &unconditional, metadata.clone()).await {
-            Ok(client) => {
-                context.written.note(&client);
-                return Ok(client);
-            }
-            Err(error) if error.is_permanent() || tries >= MOST_TRIES => return Err(error.into()),
-            Err(_) => tries += 1,
-        }
-        tokio::time::sleep(Duration::from_millis(200) * tries).await;
-    }
-}
-
-/// Persists an answer: until it is stored, or can't be, or the patience is at its end.
-pub async fn keep(
-    context: &Context,
-    observed: &Observed,
-    registration: &Registration,
-    precondition: &Precondition,
-) -> Result<Secret, kubernetes::Error> {
-    let spec = registration_spec(observed, registration);
-    let mut precondition = precondition.clone();
-    let mut pause = Duration::from_millis(100);
-    let started = Instant::now();
-    let mut stopping_since = None;
-    loop {
-        let error = match kubernetes::apply_secret(&context.client, &spec, &precondition).await {
-            Ok(secret) => return Ok(secret),
-            // Somebody wrote it meanwhile; perhaps we did, and the answer was lost.
-            Err(error @ kubernetes::Error::Conflict { .. }) => match reread(context, observed).await {
-                Ok(RegistrationSecret::Held { secret, registration: stored })
-                    if stored.attempt == registration.attempt =>
-                {
-                    if stored.to_data() == registration.to_data() {
-                        return Ok(*secret.0);
-                    }
-                    precondition = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
-                    error
-                }
-                Ok(_) => return Err(error),
-                Err(error) => error,
-            },
-            // What exists already takes updates, sooner or later; what can't be made is given back.
-            Err(error) if error.is_permanent() && precondition == Precondition::Absent => return Err(error),
-            Err(error) => error,
-        };
-        let now = Instant::now();
-        if context.stop.is_cancelled() {
-            stopping_since.get_or_insert(now);
-        }
-        let forbidden = matches!(error, kubernetes::Error::Forbidden { .. }) && precondition == Precondition::Absent;
-        let patience = if forbidden { LONGEST_WAIT_TO_BE_ALLOWED } else { LONGEST_WAIT_TO_STORE };
-        let patience_ends = stopping_since
-            .map_or(started + patience, |since: Instant| since + LONGEST_WAIT_WHEN_STOPPING.min(patience));
-        if now >= patience_ends {
-            return Err(error);
-        }
-        tracing::warn!(%error, "the server's answer could not be stored yet; it is kept in memory and tried again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
-    }
-}
-
-async fn reread(context: &Context, observed: &Observed) -> Result<RegistrationSecret, kubernetes::Error> {
-    let (namespace, name) = (observed.namespace(), registration::secret_name(observed.name()));
-    let secret = Api::<Secret>::namespaced(context.client.clone(), namespace)
-        .get_opt(&name)
-        .await
-        .map_err(|error| kubernetes::Error::new(format!("could not read Secret {namespace}/{name}"), error))?;
-    Ok(registration_secret(secret, &observed.client.uid().unwrap_or_default()))
 }

@@ -1,18 +1,23 @@
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{DcrPolicy, NamespacesFrom, OAuthClient},
+    api::{DcrPolicy, DeletionPolicy, NamespacesFrom, OAuthClient},
     dcr::ClientInformation,
-    kubernetes::{SecretData, merge},
+    kubernetes::{Precondition, SecretData, SecretSpec, merge},
     oauth_client::{
         attempt::Ended,
-        observe::Change,
-        registration::{self, ServerSnapshot, StoredSecret},
+        keys::ClientKeys,
+        observe::{Change, Live},
+        registration::{self, Access, History, Registration, ServerSnapshot, StoredSecret},
         status,
     },
 };
+
+mod lifecycle;
 
 const NOW: i64 = 1_000_000;
 
@@ -32,7 +37,7 @@ fn profile() -> TokenProfile {
     let mut profile: TokenProfile = serde_json::from_value(json!({
         "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile",
         "metadata": {"name": "token-service", "namespace": "identity", "uid": "p", "generation": 1},
-        "spec": {"issuer": "https://as", "allowedNamespaces": {"from": "All"}},
+        "spec": {"issuer": "https://as", "allowedNamespaces": {"from": "All"}, "resyncInterval": "0s"},
         "status": {"issuer": "https://as", "tokenEndpoint": "https://as/token", "registrationEndpoint": "https://as/reg"},
     }))
     .unwrap();
@@ -61,6 +66,12 @@ fn new_client() -> Observed {
         registration: RegistrationSecret::Absent,
         secret: ApplicationSecret::Absent,
         former_secret: None,
+        adoption: None,
+        rival: None,
+        compared_at: now(),
+        live: None,
+        lost: None,
+        workloads_are_restarted: false,
         not_before: None,
         attempt_id: "next".into(),
         deletion_timeout: Duration::from_mins(10),
@@ -79,8 +90,12 @@ fn registration(answer: &Value) -> Registration {
     Registration {
         attempt: "a".into(),
         information: ClientInformation::from_json(answer.as_object().cloned().unwrap()).unwrap(),
-        request: metadata().as_object().cloned().unwrap(),
+        request: metadata().as_object().cloned(),
         server: ServerSnapshot { profile: "token-service".into(), ..ServerSnapshot::default() },
+        history: History { credentials_issued_at: now(), token_issued_at: now(), ..History::default() },
+        previous_token: None,
+        keys: ClientKeys::default(),
+        retiring: Vec::new(),
     }
 }
 
@@ -89,7 +104,7 @@ fn kept(registration: Registration) -> RegistrationSecret {
 }
 
 fn attempt(ended: Option<Ended>) -> Attempt {
-    Attempt { id: "a".into(), started_at: at(NOW - 60), uid: "u".into(), ended }
+    Attempt { id: "a".into(), started_at: at(NOW - 60), uid: "u".into(), supersedes: None, ended }
 }
 
 fn annotate(observed: &mut Observed, attempt: &Attempt) {
@@ -131,6 +146,19 @@ fn step_of(observed: &Observed) -> Option<&'static str> {
     plan(observed, now()).step.map(|step| step.name())
 }
 
+fn held(observed: &Observed) -> Registration {
+    let RegistrationSecret::Held { registration, .. } = &observed.registration else { panic!("a registration") };
+    (**registration).clone()
+}
+
+/// A management call has gone well.
+fn answered(observed: &Observed, change: impl FnOnce(&mut Registration)) -> Change {
+    let mut registration = held(observed);
+    change(&mut registration);
+    let live = Live { information: registration.information.clone(), drift: Vec::new() };
+    Change::Answered { secret: StoredSecret::default(), registration: Box::new(registration), live }
+}
+
 /// The steps up to the rest, each taken as done.
 fn steps_of(mut observed: Observed) -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -138,16 +166,43 @@ fn steps_of(mut observed: Observed) -> Vec<&'static str> {
         names.push(step.name());
         assert!(names.len() < 10, "a loop: {names:?}");
         let change = match step {
-            Step::Register { attempt, .. } => {
+            Step::Register { attempt, document, .. } => {
                 let mut client = Box::new(observed.client.clone());
-                client.finalizers_mut().push(FINALIZER.into());
-                let registration = Registration { attempt: attempt.id, ..registration(&answer()) };
-                Change::Registered { client, secret: StoredSecret::default(), registration: Box::new(registration) }
+                if client.finalizers().is_empty() {
+                    client.finalizers_mut().push(FINALIZER.into());
+                }
+                client.annotations_mut().insert(annotations::ATTEMPT.into(), attempt.to_annotation());
+                let mut registration = Registration { attempt: attempt.id, ..registration(&answer()) };
+                registration.request = Some(document.0);
+                if attempt.supersedes.is_some() {
+                    registration.information.client_id = "new".into();
+                    registration.history.handled_rotate_at =
+                        observed.client.annotations().get(annotations::ROTATE).cloned();
+                }
+                Change::Enrolled { client, secret: StoredSecret::default(), registration: Box::new(registration) }
+            }
+            Step::Adopt { .. } => {
+                let registration = Registration { request: None, ..registration(&answer()) };
+                let client = Box::new(observed.client.clone());
+                Change::Enrolled { client, secret: StoredSecret::default(), registration: Box::new(registration) }
             }
             Step::Update { document, .. } => {
-                let registration = Registration { request: document.0, ..registration(&answer()) };
-                Change::Updated { secret: StoredSecret::default(), registration: Box::new(registration) }
+                answered(&observed, |registration| registration.request = Some(document.0))
             }
+            Step::Read { purpose } => answered(&observed, |registration| {
+                if let Purpose::Rotate { .. } = purpose {
+                    registration.information.client_secret = Some("rotated".into());
+                    registration.history.credentials_issued_at = now();
+                    registration.history.handled_rotate_at = Some("please".into());
+                }
+                registration.history.token_issued_at = now();
+            }),
+            Step::Retire { client_id } => {
+                let mut registration = held(&observed);
+                registration.retiring.retain(|former| former.information.client_id != client_id);
+                Change::Retired { secret: StoredSecret::default(), registration: Box::new(registration) }
+            }
+            Step::RestartWorkloads { .. } => Change::WorkloadsRestarted,
             Step::ApplySecret { secret, .. } => written(&secret),
             Step::RemoveSecret => Change::SecretRemoved,
             Step::RemoveFormerSecret => Change::FormerSecretRemoved,
@@ -157,7 +212,7 @@ fn steps_of(mut observed: Observed) -> Vec<&'static str> {
                 client.status.get_or_insert_default().possible_orphans.push(orphan);
                 Change::ClientWritten(Box::new(client))
             }
-            Step::RestoreFinalizer => {
+            Step::AddFinalizer => {
                 let mut client = observed.client.clone();
                 client.finalizers_mut().push(FINALIZER.into());
                 Change::ClientWritten(Box::new(client))
@@ -189,7 +244,7 @@ fn denying() -> DcrPolicy {
 #[test]
 fn a_new_client_is_registered_once_and_its_secret_written() {
     assert_eq!(steps_of(new_client()), ["Register", "ApplySecret"]);
-    let Some(Step::Register { attempt, document }) = plan(&new_client(), now()).step else { panic!("register") };
+    let Some(Step::Register { attempt, document, .. }) = plan(&new_client(), now()).step else { panic!("register") };
     assert_eq!((attempt.id.as_str(), attempt.uid.as_str(), attempt.ended), ("next", "u", None));
     assert_eq!(document.0, *metadata().as_object().unwrap());
 }
@@ -339,7 +394,7 @@ fn an_outage_says_nothing_about_a_client_that_is_registered() {
 
 #[test]
 fn a_spoilt_secret_is_put_back_and_what_others_added_stays() {
-    let spoil = |spoil: &dyn Fn(&mut Secret, &mut SecretData)| {
+    let spoil = |spoil: &dyn Fn(&mut k8s_openapi::api::core::v1::Secret, &mut SecretData)| {
         let mut observed = registered();
         let ApplicationSecret::Ours { secret, data } = &mut observed.secret else { panic!("ours") };
         spoil(&mut secret.0, data);
@@ -386,7 +441,7 @@ fn a_changed_spec_is_one_update_built_from_the_last_answer() {
     let wanted = observed.client.spec.client_metadata.as_mut().unwrap();
     wanted.scope = Some("openid email".into());
     wanted.client_name = None;
-    let Some(Step::Update { document, body }) = plan(&observed, now()).step else { panic!("update") };
+    let Some(Step::Update { document, body, .. }) = plan(&observed, now()).step else { panic!("update") };
     assert_eq!(
         document.0,
         *json!({"redirect_uris": ["https://shop/cb"], "scope": "openid email"}).as_object().unwrap()
@@ -429,7 +484,7 @@ fn a_lost_registration_is_not_replaced_by_a_guess() {
     observed.registration = RegistrationSecret::Unreadable { secret: StoredSecret::default(), key: "attempt" };
     let lost = plan(&observed, now());
     assert_eq!((lost.step, lost.registered.reason.as_str()), (None, "RegistrationLost"));
-    assert!(lost.registered.message.contains("restore the Secret"), "{}", lost.registered.message);
+    assert!(lost.registered.message.contains("estore the Secret"), "{}", lost.registered.message);
 }
 
 #[test]
@@ -479,7 +534,7 @@ fn a_client_that_was_never_registered_goes_at_once() {
 #[test]
 fn what_can_not_be_removed_is_reported_by_its_client_id() {
     let reported = |observed: Observed| match plan(&observed, now()).step {
-        Some(Step::ReportOrphan { client_id, why }) => (client_id, why, steps_of(observed)),
+        Some(Step::ReportOrphan { client_ids, why }) => (client_ids.join(","), why, steps_of(observed)),
         other => panic!("{other:?}"),
     };
     let unmanaged = delete(registered_with(&json!({"client_id": "c", "client_secret": "s", "scope": "openid"})));
@@ -533,7 +588,7 @@ fn a_crash_in_a_deletion_repeats_no_report() {
 fn a_finalizer_that_was_taken_off_is_put_back_and_missed_by_no_deletion() {
     let mut observed = registered();
     observed.client.finalizers_mut().clear();
-    assert_eq!(steps_of(observed.clone()), ["RestoreFinalizer"]);
+    assert_eq!(steps_of(observed.clone()), ["AddFinalizer"]);
     observed.client.finalizers_mut().push("example.com/other".into());
     let steps = steps_of(delete(observed));
     assert_eq!(steps, ["Deregister", "RemoveRegistration"], "the other finalizer holds it long enough");

@@ -27,9 +27,8 @@ fn observed(spec: Value) -> Observed {
     .unwrap();
     let client = dcr::ClientCredentials {
         client_id: "server".into(),
-        client_secret: "s".into(),
+        authentication: dcr::ClientAuthentication::ClientSecretBasic("s".into()),
         scope: None,
-        auth_method: dcr::ClientAuthMethod::ClientSecretBasic,
         parameters: std::collections::BTreeMap::new(),
     };
     Observed {
@@ -37,6 +36,8 @@ fn observed(spec: Value) -> Observed {
         clients: 0,
         ca_bundle: Ok(None),
         credential: Ok(Credential::ClientCredentials(client)),
+        client_identity: Ok(None),
+        management_client: Ok(()),
         finding: observe::Finding::default(),
         not_before: None,
     }

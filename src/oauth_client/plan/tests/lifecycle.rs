@@ -1,0 +1,462 @@
+//! What a client needs after the day of its registration.
+
+use super::*;
+use crate::oauth_client::{
+    adoption::Adoption,
+    keys::tests::key,
+    registration::{Origin, Retiring},
+};
+
+fn spec(observed: &mut Observed, change: Value) {
+    let mut spec = serde_json::to_value(&observed.client.spec).unwrap();
+    for (name, value) in change.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    observed.client.spec = serde_json::from_value(spec).unwrap();
+}
+
+fn server(observed: &mut Observed, behaviour: Value) {
+    observed.profile.as_mut().unwrap().spec.server = serde_json::from_value(behaviour).unwrap();
+}
+
+fn change(observed: &mut Observed, change: impl FnOnce(&mut Registration)) {
+    let mut registration = held(observed);
+    change(&mut registration);
+    observed.registration = kept(registration);
+}
+
+fn annotated(mut observed: Observed, name: &str, value: &str) -> Observed {
+    observed.client.annotations_mut().insert(name.into(), value.into());
+    observed
+}
+
+/// The status as it is written at the end of a pass.
+fn settled(mut observed: Observed) -> Observed {
+    let status = status::status(&observed, &plan(&observed, now()), None, now());
+    observed.client.status = Some(status);
+    observed
+}
+
+fn information(answer: Value) -> ClientInformation {
+    ClientInformation::from_json(answer.as_object().cloned().unwrap()).unwrap()
+}
+
+fn unmanaged() -> Observed {
+    let mut observed = registered_with(&json!({"client_id": "c", "client_secret": "s", "client_name": "Shop",
+            "redirect_uris": ["https://shop/cb"], "scope": "openid"}));
+    observed.client.status.get_or_insert_default().client_id = Some("c".into());
+    observed
+}
+
+fn days(days: u64) -> Duration {
+    Duration::from_hours(24 * days)
+}
+
+#[test]
+fn a_server_that_merges_is_sent_explicit_empties() {
+    let mut observed = registered();
+    server(&mut observed, json!({"type": "Keycloak"}));
+    let wanted = observed.client.spec.client_metadata.as_mut().unwrap();
+    wanted.client_name = None;
+    let Some(Step::Update { document, body, .. }) = plan(&observed, now()).step else { panic!("update") };
+    assert_eq!(body.0["client_name"], "");
+    assert_eq!((&document.0["scope"], &body.0["scope"]), (&json!(""), &json!("")), "openid is no scope there");
+}
+
+#[test]
+fn without_management_a_new_client_takes_the_place_of_the_old_one_if_the_spec_allows_it() {
+    let mut observed = unmanaged();
+    observed.client.spec.client_metadata.as_mut().unwrap().scope = Some("email".into());
+    assert_eq!(step_of(&observed), None);
+    spec(&mut observed, json!({"replacement": {"when": ["UpdateUnsupported"]}}));
+    let Some(Step::Register { attempt, document, .. }) = plan(&observed, now()).step else { panic!("register") };
+    assert_eq!((attempt.supersedes.as_deref(), &document.0["scope"]), (Some("c"), &json!("email")));
+    assert_eq!(steps_of(observed.clone()), ["Register", "ApplySecret"]);
+    // Where the client can be updated, it is.
+    let mut managed = registered();
+    managed.client.spec = observed.client.spec;
+    assert_eq!(step_of(&managed), Some("Update"));
+}
+
+#[test]
+fn a_replacement_that_the_server_refuses_leaves_the_client_as_it_is() {
+    let mut observed = unmanaged();
+    observed.client.spec.client_metadata.as_mut().unwrap().scope = Some("email".into());
+    spec(&mut observed, json!({"replacement": {"when": ["UpdateUnsupported"]}}));
+    let ended = Ended {
+        reason: "InvalidClientMetadata".into(),
+        message: "no".into(),
+        refused_inputs: Some(observed.refusal_inputs()),
+    };
+    annotate(&mut observed, &Attempt { supersedes: Some("c".into()), ..attempt(Some(ended)) });
+    let rest = plan(&observed, now());
+    assert_eq!((rest.step, rest.in_sync.reason.as_str(), rest.stalled), (None, "InvalidClientMetadata", true));
+    assert!(rest.registered.is_true() && rest.secret_synced.is_true());
+}
+
+#[test]
+fn a_replacement_whose_answer_never_came_is_reported_and_made_again() {
+    let mut observed = unmanaged();
+    observed.client.spec.client_metadata.as_mut().unwrap().scope = Some("email".into());
+    spec(&mut observed, json!({"replacement": {"when": ["UpdateUnsupported"]}}));
+    annotate(&mut observed, &Attempt { id: "b".into(), supersedes: Some("c".into()), ..attempt(None) });
+    assert_eq!(steps_of(observed.clone()), ["ReportPossibleOrphan", "Register", "ApplySecret"]);
+    assert_eq!(steps_of(delete(observed)), ["ReportPossibleOrphan", "ReportOrphan", "RemoveRegistration", "Release"]);
+}
+
+#[test]
+fn a_former_client_is_removed_when_its_time_is_up() {
+    let mut observed = registered();
+    change(&mut observed, |registration| {
+        let information = information(json!({"client_id": "former", "registration_access_token": "r"}));
+        registration.retiring = vec![Retiring { information, delete_after: at(NOW + 60), is_lost: false }];
+    });
+    let waiting = plan(&observed, now());
+    assert_eq!((waiting.step, waiting.requeue_after), (None, Some(Duration::from_mins(1))));
+    let status = status::status(&observed, &plan(&observed, now()), None, now());
+    assert_eq!((status.retiring[0].client_id.as_str(), status.retiring[0].delete_after.0), ("former", at(NOW + 60)));
+    assert_eq!(plan(&observed, at(NOW + 60)).step, Some(Step::Retire { client_id: "former".into() }));
+    observed.not_before = Some(at(NOW + 90));
+    assert_eq!(plan(&observed, at(NOW + 60)).step, None, "the last call failed");
+    observed.not_before = None;
+    assert_eq!(
+        steps_of(delete(observed)),
+        ["Retire", "Deregister", "RemoveRegistration", "Release"],
+        "a deletion waits for no overlap"
+    );
+}
+
+#[test]
+fn a_comparison_is_due_once_in_each_interval_where_reading_is_harmless() {
+    let mut observed = settled(registered());
+    observed.profile.as_mut().unwrap().spec.resync_interval = Some(Duration::from_hours(1).into());
+    let rest = plan(&observed, now());
+    assert_eq!(rest.step, None);
+    let due = rest.requeue_after.unwrap();
+    assert!(due <= Duration::from_hours(1));
+    let then = now() + due;
+    assert_eq!(plan(&observed, then).step, Some(Step::Read { purpose: Purpose::Compare }));
+    observed.live = Some(Live { information: held(&observed).information, drift: Vec::new() });
+    let compared = plan(&observed, then);
+    assert_eq!((compared.step, compared.in_sync.reason.as_str()), (None, "InSync"));
+    assert!(compared.requeue_after.unwrap() > Duration::from_mins(59), "the next one");
+    observed.live = None;
+    server(&mut observed, json!({"type": "Curity"}));
+    assert_ne!(
+        plan(&observed, then).step.map(|step| step.name()),
+        Some("Read"),
+        "a read changes the credentials there"
+    );
+}
+
+#[test]
+fn a_comparison_can_be_asked_for() {
+    let mut observed = annotated(settled(registered()), annotations::RECONCILE, "now");
+    assert_eq!(step_of(&observed), None, "resyncInterval 0s: never");
+    observed.profile.as_mut().unwrap().spec.resync_interval = Some(Duration::from_hours(9).into());
+    assert_eq!(steps_of(observed.clone()), ["Read"]);
+    observed.live = Some(Live { information: held(&observed).information, drift: Vec::new() });
+    assert_eq!(steps_of(settled(observed)), Vec::<&str>::new(), "it has been handled");
+}
+
+#[test]
+fn drift_is_named_and_put_right_from_what_the_server_has() {
+    let mut observed = settled(registered());
+    let mut live = answer();
+    live["client_name"] = json!("Edited");
+    live["logo_uri"] = json!("https://added/by/somebody");
+    observed.live = Some(Live { information: information(live), drift: vec!["client_name".into()] });
+    let plan = plan(&observed, now());
+    assert_eq!(plan.in_sync.reason, "Drifted");
+    assert!(plan.in_sync.message.contains("client_name"), "{}", plan.in_sync.message);
+    let Some(Step::Update { document, body, cause, .. }) = plan.step else { panic!("update") };
+    assert_eq!(cause, Cause::Drift(vec!["client_name".into()]));
+    assert_eq!((&document.0["client_name"], &body.0["client_name"]), (&json!("Shop"), &json!("Shop")));
+    assert_eq!(body.0["logo_uri"], "https://added/by/somebody", "nobody asked us to take it away");
+    observed.policies = vec![denying()];
+    let denied = super::plan(&observed, now());
+    assert_eq!((denied.step, denied.in_sync.reason.as_str()), (None, "Drifted"));
+}
+
+#[test]
+fn credentials_are_rotated_in_place_where_the_server_does_it() {
+    let observed = annotated(settled(registered()), annotations::ROTATE, "please");
+    let mut rotating = observed.clone();
+    server(&mut rotating, json!({"readRotatesCredentials": true}));
+    assert_eq!(step_of(&rotating), Some("Read"));
+    assert_eq!(steps_of(rotating), ["Read", "ApplySecret"]);
+
+    let unsupported = plan(&observed, now());
+    assert_eq!((unsupported.step, unsupported.in_sync.reason.as_str()), (None, "UpdateUnsupported"));
+    assert!(unsupported.in_sync.message.contains("spec.replacement.when: [Rotation]"));
+    let mut replaced = observed;
+    spec(&mut replaced, json!({"replacement": {"when": ["Rotation"]}}));
+    assert_eq!(steps_of(replaced), ["Register", "ApplySecret"]);
+}
+
+#[test]
+fn a_server_that_rotates_nothing_when_it_is_read_is_not_read_for_it_again() {
+    let mut observed = annotated(settled(registered()), annotations::ROTATE, "again");
+    server(&mut observed, json!({"readRotatesCredentials": true}));
+    change(&mut observed, |registration| registration.history.reading_keeps_secret = true);
+    assert_eq!(plan(&observed, now()).in_sync.reason, "UpdateUnsupported");
+    spec(&mut observed, json!({"replacement": {"when": ["Rotation"]}}));
+    assert_eq!(step_of(&observed), Some("Register"));
+}
+
+#[test]
+fn rotation_is_due_in_the_last_tenth_of_its_interval() {
+    let mut observed = settled(registered());
+    server(&mut observed, json!({"readRotatesCredentials": true}));
+    spec(&mut observed, json!({"rotation": {"interval": "720h"}}));
+    let rest = plan(&observed, now());
+    assert_eq!(rest.step, None);
+    let due = rest.requeue_after.unwrap();
+    assert!(due >= days(27) && due <= days(30), "{due:?}");
+    assert_eq!(plan(&observed, now() + due).step, Some(Step::Read { purpose: Purpose::Rotate { ends: None } }));
+}
+
+#[test]
+fn a_public_client_has_nothing_to_rotate_and_that_is_said() {
+    let mut public = answer();
+    public.as_object_mut().unwrap().remove("client_secret");
+    let observed = annotated(settled(registered_with(&public)), annotations::ROTATE, "please");
+    let plan = plan(&observed, now());
+    assert_eq!((plan.step, plan.in_sync.reason.as_str()), (None, "UpdateUnsupported"));
+    assert!(plan.in_sync.message.contains("no secret"), "{}", plan.in_sync.message);
+}
+
+#[test]
+fn a_secret_that_ends_is_renewed_when_a_third_of_its_life_is_left() {
+    let mut ending = answer();
+    ending["client_secret_expires_at"] = json!(NOW + 30 * 86400);
+    let mut observed = settled(registered_with(&ending));
+    let ends = at(NOW + 30 * 86400);
+    let due = plan(&observed, now()).requeue_after.unwrap();
+    assert!(due >= days(18) && due <= days(21), "{due:?}");
+    let then = now() + due;
+    let expiring = plan(&observed, then);
+    assert_eq!((expiring.step, expiring.in_sync.reason.as_str()), (None, "SecretExpiring"));
+    assert!(expiring.in_sync.message.contains(&ends.to_string()), "{}", expiring.in_sync.message);
+    let ready = status::status(&observed, &expiring_plan(&observed, then), None, then);
+    assert_eq!(condition(&ready.conditions, conditions::READY).unwrap().status, "True", "it still works");
+    let expired = plan(&observed, ends);
+    assert_eq!(expired.registered.reason, "SecretExpired");
+    let mut rotating = observed.clone();
+    server(&mut rotating, json!({"readRotatesCredentials": true}));
+    assert_eq!(plan(&rotating, then).step, Some(Step::Read { purpose: Purpose::Rotate { ends: Some(ends) } }));
+    spec(&mut observed, json!({"replacement": {"when": ["Rotation"]}}));
+    assert_eq!(plan(&observed, then).step.map(|step| step.name()), Some("Register"));
+}
+
+fn expiring_plan(observed: &Observed, then: Timestamp) -> Plan {
+    plan(observed, then)
+}
+
+#[test]
+fn a_registration_access_token_is_renewed_before_it_ends() {
+    let observed = settled(registered());
+    let renewed = |behaviour: Value| {
+        let mut observed = observed.clone();
+        server(&mut observed, behaviour);
+        let due = plan(&observed, now()).requeue_after;
+        due.map(|due| (due, plan(&observed, now() + due).step))
+    };
+    let (due, step) = renewed(json!({"type": "Curity"})).unwrap();
+    assert!(due >= days(16) && due <= days(20), "{due:?}");
+    let ends = now() + days(28);
+    assert_eq!(step, Some(Step::Read { purpose: Purpose::TokenRenewal { ends } }));
+    let (_, step) = renewed(json!({"registrationAccessTokenLifetime": "672h"})).unwrap();
+    let Some(Step::Update { document, cause, .. }) = step else { panic!("update") };
+    assert_eq!((document.0, cause), (held(&observed).request.unwrap(), Cause::TokenRenewal { ends }));
+    let manager = json!({"clientId": "m", "secretRef": {"name": "manager"}});
+    assert_eq!(renewed(json!({"type": "Curity", "managementClient": manager})), None, "it does without the token");
+}
+
+#[test]
+fn workloads_are_restarted_once_for_each_new_secret_and_not_for_the_first() {
+    let mut observed = settled(registered());
+    spec(&mut observed, json!({"rolloutRestartTargets": [{"kind": "Deployment", "name": "shop"}]}));
+    assert_eq!(step_of(&observed), None);
+    change(&mut observed, |registration| registration.history.rotated = true);
+    assert_eq!(steps_of(observed.clone()), ["RestartWorkloads"]);
+    observed.secret = ApplicationSecret::Absent;
+    assert_eq!(steps_of(observed.clone()), ["ApplySecret", "RestartWorkloads"], "the Secret first");
+    observed.workloads_are_restarted = true;
+    let ApplicationSecret::Ours { .. } = registered().secret else { panic!("ours") };
+    observed.secret = registered().secret;
+    assert_eq!(step_of(&settled(observed)), None, "the status says so");
+}
+
+#[test]
+fn a_client_is_adopted_before_it_is_changed_and_people_see_the_difference_in_between() {
+    let mut observed = new_client();
+    spec(&mut observed, json!({"adopt": {"clientId": "c", "secretRef": {"name": "old"}}}));
+    observed.adoption = Some(Err(("SecretNotFound", "Secret shop/old does not exist".into())));
+    let waiting = plan(&observed, now());
+    assert_eq!((waiting.step, waiting.registered.reason.as_str()), (None, "SecretNotFound"));
+    observed.adoption = Some(Ok(Adoption::default()));
+    assert_eq!(steps_of(observed.clone()), ["AddFinalizer", "Adopt", "ApplySecret"]);
+
+    let mut adopted = registered();
+    adopted.client.spec = observed.client.spec;
+    change(&mut adopted, |registration| {
+        registration.request = None;
+        registration.history.origin = Origin::Adopted;
+        registration.information.metadata.insert("client_name".into(), json!("Old"));
+    });
+    adopted.client.status = None;
+    let shown = plan(&adopted, now());
+    assert_eq!((shown.step, shown.requeue_after), (None, Some(Duration::ZERO)));
+    assert_eq!((shown.in_sync.reason.as_str(), shown.registered.reason.as_str()), ("Drifted", "Adopted"));
+    let adopted = settled(adopted);
+    let status = adopted.client.status.as_ref().unwrap();
+    let changes: Vec<&str> = status.server_changes.iter().map(|change| change.name.as_str()).collect();
+    assert_eq!(changes, ["client_name"]);
+    assert_eq!(step_of(&adopted), Some("Update"));
+}
+
+#[test]
+fn an_adopted_client_that_is_as_the_spec_asks_for_is_left_alone() {
+    let mut adopted = registered();
+    change(&mut adopted, |registration| registration.request = None);
+    let plan = plan(&settled(adopted), now());
+    assert_eq!((plan.step, plan.in_sync.reason.as_str(), plan.requeue_after), (None, "InSync", None));
+}
+
+#[test]
+fn a_client_has_one_owner() {
+    let mut observed = new_client();
+    spec(&mut observed, json!({"adopt": {"clientId": "c"}}));
+    observed.rival = Some("shop/first".into());
+    let conflict = plan(&observed, now());
+    assert_eq!((conflict.step, conflict.registered.reason.as_str(), conflict.stalled), (None, "ClientConflict", true));
+    assert!(conflict.registered.message.contains("shop/first"), "{}", conflict.registered.message);
+}
+
+#[test]
+fn a_client_that_is_lost_is_replaced_only_if_the_spec_allows_it() {
+    let mut observed = settled(registered());
+    observed.lost = Some("401".into());
+    let lost = plan(&observed, now());
+    assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
+    spec(&mut observed, json!({"replacement": {"when": ["RegistrationLost"]}}));
+    let Some(Step::Register { attempt, .. }) = plan(&observed, now()).step else { panic!("register") };
+    assert_eq!(attempt.supersedes.as_deref(), Some("c"));
+    assert_eq!(steps_of(observed), ["Register", "ApplySecret"]);
+}
+
+#[test]
+fn a_client_that_was_lost_is_looked_for_again_when_something_has_changed() {
+    let mut observed = settled(registered());
+    let said = vec![(conditions::REGISTERED, Finding::no(reasons::REGISTRATION_LOST, "gone"))];
+    observed.client.status.as_mut().unwrap().conditions = merge(&[], said, Some(1), now());
+    assert_eq!(plan(&observed, now()).step, Some(Step::Read { purpose: Purpose::Compare }));
+    let found = answered(&observed, |_| {});
+    observed.apply(found);
+    let found = plan(&observed, now());
+    assert!(found.step.is_none() && found.registered.is_true());
+}
+
+#[test]
+fn a_lost_registration_secret_is_read_anew_by_the_management_client() {
+    let mut observed = new_client();
+    observed.client.finalizers_mut().push(FINALIZER.into());
+    observed.client.status.get_or_insert_default().client_id = Some("c".into());
+    server(&mut observed, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
+    assert_eq!(plan(&observed, now()).step, Some(Step::Adopt { client_id: "c".into(), registration_client_uri: None }));
+    observed.lost = Some("404".into());
+    assert_eq!(plan(&observed, now()).registered.reason, "RegistrationLost");
+    spec(&mut observed, json!({"replacement": {"when": ["RegistrationLost"]}}));
+    let Some(Step::Register { attempt, .. }) = plan(&observed, now()).step else { panic!("register") };
+    assert_eq!(attempt.supersedes.as_deref(), Some("c"));
+}
+
+#[test]
+fn a_client_with_keys_registers_the_public_keys_and_rotates_them_with_overlap() {
+    let mut observed = new_client();
+    spec(&mut observed, json!({"keys": {"algorithm": "ES256", "rotationInterval": "720h"}}));
+    let Some(Step::Register { new_key: Some(_), .. }) = plan(&observed, now()).step else { panic!("a new key") };
+
+    let mut holding = registered_with(&json!({"client_id": "c", "registration_access_token": "t",
+        "registration_client_uri": "https://as/reg/c", "token_endpoint_auth_method": "private_key_jwt"}));
+    holding.client.spec = observed.client.spec.clone();
+    change(&mut holding, |registration| {
+        registration.keys = ClientKeys(vec![key("old", NOW)]);
+        let document = metadata::document(&observed.client.spec).unwrap();
+        registration.request = Some(registration.keys.laid_into(document).0);
+        registration.information.metadata = registration.request.clone().unwrap();
+    });
+    let Some(Step::ApplySecret { secret, .. }) = plan(&holding, now()).step else { panic!("the Secret") };
+    assert_eq!(secret.data.text("key-id"), Some("old"));
+    holding.apply(written(&secret));
+    let holding = settled(holding);
+    let rest = plan(&holding, now());
+    assert_eq!((rest.step, rest.in_sync.reason.as_str()), (None, "InSync"));
+    let due = rest.requeue_after.unwrap();
+    assert!(due >= days(27), "{due:?}");
+    let Some(Step::Update { new_key: Some(_), cause: Cause::KeyRotation, .. }) = plan(&holding, now() + due).step
+    else {
+        panic!("a new key")
+    };
+
+    // Both are registered; later the old one is left out by an update.
+    let mut both = holding;
+    change(&mut both, |registration| {
+        registration.keys = registration.keys.succeeded_by(key("new", NOW), days(1), now());
+        let document = metadata::document(&observed.client.spec).unwrap();
+        registration.request = Some(registration.keys.laid_into(document).0);
+        registration.information.metadata = registration.request.clone().unwrap();
+    });
+    let Some(Step::ApplySecret { secret, .. }) = plan(&both, now()).step else { panic!("the Secret") };
+    assert_eq!(secret.data.text("key-id"), Some("new"));
+    both.apply(written(&secret));
+    assert_eq!(plan(&both, now()).requeue_after, Some(days(1)));
+    let Some(Step::Update { new_key: None, document, .. }) = plan(&both, now() + days(1)).step else {
+        panic!("update")
+    };
+    assert_eq!(document.0["jwks"]["keys"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn another_algorithm_is_another_key_and_no_keys_are_none() {
+    let mut observed = registered();
+    change(&mut observed, |registration| registration.keys = ClientKeys(vec![key("old", NOW)]));
+    spec(&mut observed, json!({"keys": {"algorithm": "RS256"}}));
+    observed.secret = ApplicationSecret::Absent;
+    let Some(Step::ApplySecret { secret, .. }) = plan(&observed, now()).step else { panic!("the Secret") };
+    observed.apply(written(&secret));
+    let Some(Step::Update { new_key: Some(_), .. }) = plan(&observed, now()).step else { panic!("a new key") };
+    spec(&mut observed, json!({"keys": null}));
+    assert_eq!(step_of(&observed), None, "nothing of them was asked for");
+}
+
+#[test]
+fn a_bad_template_is_told_and_the_secret_stays() {
+    let mut observed = settled(registered());
+    spec(&mut observed, json!({"secret": {"template": {"config": "{{ nosuch }}"}}}));
+    let plan = plan(&observed, now());
+    assert_eq!((plan.step, plan.secret_synced.reason.as_str(), plan.stalled), (None, "TemplateError", true));
+    assert!(
+        plan.secret_synced.message.contains("spec.secret.template.config, line 1"),
+        "{}",
+        plan.secret_synced.message
+    );
+}
+
+#[test]
+fn labels_and_annotations_of_the_secret_follow_the_spec() {
+    let mut observed = settled(registered());
+    spec(&mut observed, json!({"secret": {"labels": {"team": "shop"}, "annotations": {"note": "x"}}}));
+    let Some(Step::ApplySecret { secret, .. }) = plan(&observed, now()).step else { panic!("the Secret") };
+    assert_eq!((secret.labels["team"].as_str(), secret.annotations["note"].as_str()), ("shop", "x"));
+    assert_eq!(secret.labels["dcr-operator.dev/client"], "shop");
+}
+
+#[test]
+fn access_goes_by_what_is_left() {
+    let mut observed = registered();
+    change(&mut observed, |registration| registration.information.registration_access_token = None);
+    assert!(held(&observed).access(false).is_empty());
+    assert_eq!(held(&observed).access(true), [Access::Manager]);
+}
