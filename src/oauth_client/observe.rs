@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt};
+use secrecy::ExposeSecret;
 
 use super::{
     adoption::{self, Adoption},
@@ -223,6 +224,12 @@ impl Observed {
         (self.refusal_inputs(), self.client.metadata.generation).hash(&mut hasher);
         self.client.metadata.deletion_timestamp.is_some().hash(&mut hasher);
         self.profile.as_ref().map(token_profile::is_ready).hash(&mut hasher);
+        self.client.annotations().get(annotations::ROTATE).hash(&mut hasher);
+        if let Some(Ok(Adoption { registration_access_token, client_secret })) = &self.adoption {
+            [registration_access_token, client_secret]
+                .map(|s| s.as_ref().map(ExposeSecret::expose_secret))
+                .hash(&mut hasher);
+        }
         hasher.finish()
     }
 

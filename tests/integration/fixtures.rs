@@ -121,6 +121,19 @@ impl Home {
         applied.unwrap_or_else(|error| panic!("{path}: {error}"));
     }
 
+    /// What `kubectl apply --server-side` does with an object of another group.
+    pub async fn apply_any(&self, group: &str, plural: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        let path = format!("{group}/namespaces/{}/{plural}/{name}?fieldManager=test&force=true", self.name);
+        let applied = self.request("PATCH", &path, "application/apply-patch+yaml", object).await;
+        applied.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    pub async fn get_any(&self, group: &str, plural: &str, name: &str) -> Value {
+        let path = format!("{group}/namespaces/{}/{plural}/{name}", self.name);
+        self.request("GET", &path, "application/json", &Value::Null).await.unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
     pub async fn patch(&self, plural: &str, name: &str, merge: Value) {
         let path = self.path(plural, name);
         let patched = self.request("PATCH", &path, "application/merge-patch+json", &merge).await;

@@ -6,11 +6,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adoption;
 mod changes;
 mod crashes;
 mod crds;
 mod credentials;
 mod deletion;
+mod drift;
 mod fixtures;
 mod hostile;
 mod leaks;
@@ -19,4 +21,5 @@ mod policies;
 mod profiles;
 mod references;
 mod registration;
+mod rotation;
 mod secrets;
