@@ -13,6 +13,7 @@ mod credentials;
 mod deletion;
 mod fixtures;
 mod hostile;
+mod keycloak;
 mod leaks;
 mod operating;
 mod policies;
