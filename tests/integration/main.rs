@@ -15,6 +15,7 @@ mod deletion;
 mod drift;
 mod fixtures;
 mod hostile;
+mod keycloak;
 mod leaks;
 mod operating;
 mod policies;

@@ -185,13 +185,7 @@ impl AuthorizationServer {
         let http = self.http();
         let metadata = json(http.get(metadata).send().await.expect("the server's metadata")).await.1;
         let endpoint = metadata["token_endpoint"].as_str().expect("a token endpoint");
-        // RFC 6749, section 2.3.1: both are form-encoded before they are joined.
-        let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let request = http
-            .post(endpoint)
-            .basic_auth(encode(client_id), Some(encode(client_secret)))
-            .form(&[("grant_type", "client_credentials")]);
-        json(request.send().await.expect("an answer of the token endpoint")).await
+        client_credentials(&http, endpoint, client_id, client_secret).await
     }
 
     /// A user logs in to the application: the authorization code flow with PKCE, userinfo, refresh. Returns what the
@@ -258,7 +252,23 @@ async fn ready(process: &Supervised, already_printed: usize) -> Result<(String, 
     .await
 }
 
-async fn json(response: reqwest::Response) -> (StatusCode, Value) {
+/// The client credentials grant, with the secret sent by `client_secret_basic`. Returns the status and the answer.
+pub(super) async fn client_credentials(
+    http: &reqwest::Client,
+    token_endpoint: &str,
+    client_id: &str,
+    client_secret: &str,
+) -> (StatusCode, Value) {
+    // RFC 6749, section 2.3.1: both are form-encoded before they are joined.
+    let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let request = http
+        .post(token_endpoint)
+        .basic_auth(encode(client_id), Some(encode(client_secret)))
+        .form(&[("grant_type", "client_credentials")]);
+    json(request.send().await.expect("an answer of the token endpoint")).await
+}
+
+pub(super) async fn json(response: reqwest::Response) -> (StatusCode, Value) {
     let (status, body) = (response.status(), response.bytes().await.expect("a body"));
     let value = serde_json::from_slice(&body);
     (

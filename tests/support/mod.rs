@@ -5,6 +5,7 @@
 //! | `process` | child processes that cannot outlive the test, and `wait_until`, which tests use instead of sleeping |
 //! | `control_plane` | etcd, kube-apiserver, kube-controller-manager, kubectl, and the audit log |
 //! | `authorization_server` | the real authorization server, and an application that logs in with a client |
+//! | `keycloak` | another real authorization server, with its own idea of the standards |
 //! | `operator` | the operator binary, with the ServiceAccount and RBAC that are shipped |
 //! | `fault_server` | an authorization server that misbehaves on request |
 
@@ -14,6 +15,7 @@
 pub mod authorization_server;
 pub mod control_plane;
 pub mod fault_server;
+pub mod keycloak;
 pub mod operator;
 pub mod process;
 
