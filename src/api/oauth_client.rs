@@ -43,9 +43,11 @@ use super::{client_metadata::ClientMetadata, schema, token_profile::SecretRef};
         .message("set exactly one of clientMetadata (the client states its own metadata) and templateId (the server has a template for it)")
         .reason(Reason::FieldValueRequired),
     validation = Rule::new("!has(self.keys) || (has(self.clientMetadata) && !has(self.clientMetadata.jwks) && !has(self.clientMetadata.jwks_uri))")
-        .message("keys goes with clientMetadata, and excludes its jwks and jwks_uri: the operator registers the public keys"),
+        .message("keys goes with clientMetadata, and excludes its jwks and jwks_uri: the operator registers the public keys")
+        .field_path(".keys"),
     validation = Rule::new("!has(self.keys) || !has(self.clientMetadata) || !has(self.clientMetadata.token_endpoint_auth_method) || self.clientMetadata.token_endpoint_auth_method == 'private_key_jwt'")
         .message("with keys, clientMetadata.token_endpoint_auth_method is private_key_jwt: leave it out")
+        .field_path(".clientMetadata.token_endpoint_auth_method")
 )]
 pub struct OAuthClientSpec {
     /// The TokenProfile to register at. Immutable: make a new OAuthClient to move to another server.

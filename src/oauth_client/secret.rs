@@ -72,7 +72,7 @@ pub fn data(
                 | minijinja::ErrorKind::UnknownFilter
                 | minijinja::ErrorKind::UnknownFunction
                 | minijinja::ErrorKind::UnknownTest
-                | minijinja::ErrorKind::UnknownMethod => truncate(&error.to_string(), 256),
+                | minijinja::ErrorKind::UnknownMethod => truncate(error.detail().unwrap_or("it can't be read"), 256),
                 minijinja::ErrorKind::UndefinedError => {
                     format!(
                         "a name that this client does not have; it has {}",

@@ -47,6 +47,56 @@ async fn a_client_that_can_not_be_meant_so_is_refused_with_the_reason() {
         (Box::new(|c| c["spec"]["secret"] = json!({"format": "Yaml"})), &["spec.secret.format", "ServiceBinding"]),
         (Box::new(|c| c["spec"]["secret"] = json!({"name": "Shop_1"})), &["secret.name", "DNS-1123"]),
         (Box::new(|c| c["spec"]["secret"] = json!({"type": "kubernetes.io/tls"})), &["secret.type"]),
+        (
+            Box::new(|c| c["spec"]["secret"] = json!({"template": {"a b": "x"}})),
+            &["spec.secret.template", "keys of a Secret"],
+        ),
+        (
+            Box::new(|c| c["spec"]["secret"] = json!({"labels": {"dcr-operator.dev/client": "x"}})),
+            &["spec.secret.labels", "the operator's own"],
+        ),
+        (Box::new(|c| c["spec"]["secret"] = json!({"labels": {"team": "a b"}})), &["spec.secret.labels.team"]),
+        (
+            Box::new(|c| c["spec"]["keys"] = json!({"algorithm": "HS256"})),
+            &["spec.keys.algorithm", "HS256", "ES256", "RS256", "EdDSA"],
+        ),
+        (Box::new(|c| c["spec"]["keys"] = json!({"rotationInterval": "1m"})), &["keys.rotationInterval", "between 1h"]),
+        (
+            Box::new(|c| {
+                c["spec"]["keys"] = json!({});
+                c["spec"]["clientMetadata"]["jwks_uri"] = json!("https://a/jwks");
+            }),
+            &["spec.keys", "excludes its jwks and jwks_uri"],
+        ),
+        (
+            Box::new(|c| {
+                c["spec"]["keys"] = json!({});
+                c["spec"]["clientMetadata"]["token_endpoint_auth_method"] = json!("client_secret_post");
+            }),
+            &["spec.clientMetadata.token_endpoint_auth_method", "leave it out"],
+        ),
+        (Box::new(|c| c["spec"]["rotation"] = json!({"interval": "5m"})), &["rotation.interval", "between 1h"]),
+        (Box::new(|c| c["spec"]["rotation"] = json!({"interval": "-2h"})), &["rotation.interval"]),
+        (Box::new(|c| c["spec"]["rotation"] = json!({})), &["spec.rotation.interval", "Required"]),
+        (
+            Box::new(|c| c["spec"]["replacement"] = json!({"when": ["Always"]})),
+            &["spec.replacement.when", "Always", "UpdateUnsupported"],
+        ),
+        (Box::new(|c| c["spec"]["replacement"] = json!({"overlap": "ages"})), &["replacement.overlap"]),
+        (
+            Box::new(|c| c["spec"]["adopt"] = json!({"secretRef": {"name": "old"}})),
+            &["spec.adopt.clientId", "Required"],
+        ),
+        (
+            Box::new(|c| c["spec"]["rolloutRestartTargets"] = json!([{"kind": "Job", "name": "a"}])),
+            &["spec.rolloutRestartTargets[0].kind", "Job", "Deployment"],
+        ),
+        (
+            Box::new(|c| {
+                c["spec"]["rolloutRestartTargets"] = json!([{"name": "a"}, {"kind": "Deployment", "name": "a"}])
+            }),
+            &["spec.rolloutRestartTargets[1]", "Duplicate"],
+        ),
     ];
     for (change, words) in rows {
         let message = refusal(&home, client(), change).await;
@@ -87,6 +137,35 @@ async fn a_profile_that_can_not_work_is_refused_with_the_reason() {
         ),
         (Box::new(|p| p["spec"]["limits"] = json!({"requestTimeout": "soon"})), &["requestTimeout"]),
         (Box::new(|p| p["spec"]["limits"] = json!({"maxConcurrentRequests": 0})), &["maxConcurrentRequests"]),
+        (
+            Box::new(|p| p["spec"]["resyncInterval"] = json!("1s")),
+            &["spec.resyncInterval", "0s or a duration between 10s"],
+        ),
+        (Box::new(|p| p["spec"]["server"] = json!({"type": "Okta"})), &["spec.server.type", "Okta", "Generic"]),
+        (
+            Box::new(|p| p["spec"]["server"] = json!({"registrationAccessTokenLifetime": "1s"})),
+            &["registrationAccessTokenLifetime", "between 1m"],
+        ),
+        (
+            Box::new(|p| p["spec"]["server"] = json!({"managementClient": {"clientId": "manager"}})),
+            &["spec.server.managementClient", "set secretRef"],
+        ),
+        (
+            Box::new(|p| {
+                let client = &mut p["spec"]["initialAccessToken"]["clientCredentials"];
+                client["authMethod"] = json!("tls_client_auth");
+            }),
+            &["set secretRef, except with authMethod tls_client_auth"],
+        ),
+        (
+            Box::new(|p| {
+                let client = &mut p["spec"]["initialAccessToken"]["clientCredentials"];
+                client["authMethod"] = json!("tls_client_auth");
+                client.as_object_mut().unwrap().remove("secretRef");
+            }),
+            &["needs tls.clientCertificateSecretRef"],
+        ),
+        (Box::new(|p| p["spec"]["initialAccessToken"]["reuse"] = json!("Always")), &["reuse", "Always", "UntilExpiry"]),
     ];
     for (change, words) in rows {
         let message = refusal(&home, profile("https://login.example.com"), change).await;
