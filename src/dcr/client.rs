@@ -20,11 +20,13 @@ const MAX_UNIX_SECONDS: i64 = 253_402_300_799;
 const NOT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Members that are the server's: never part of an update (RFC 7592 section 2.2), never client metadata.
-pub(super) const SERVER_MEMBERS: [&str; 5] = [
+pub(super) const SERVER_MEMBERS: [&str; 6] = [
     "client_secret",
     "client_id_issued_at",
     "client_secret_expires_at",
     "registration_access_token",
+    // Not of the RFC, and a server that keeps what it does not know would keep it as the client's.
+    "registration_access_token_expires_in",
     "registration_client_uri",
 ];
 

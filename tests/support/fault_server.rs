@@ -1,7 +1,7 @@
 //! A small, strict HTTP/1.1 server on loopback that misbehaves on request: it resets, truncates, stalls, floods, redirects,
 //! and remembers what it was sent. With a [`Registrar`] it is also an authorization server.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,12 @@ use tokio_rustls::TlsAcceptor;
 
 #[path = "fault_server/registrar.rs"]
 mod registrar;
+#[path = "fault_server/token.rs"]
+mod token;
 #[path = "fault_server/wire.rs"]
 mod wire;
 
-pub use registrar::{RegisteredClient, Registrar};
+pub use registrar::{RegisteredClient, Registrar, RegistrarOptions};
 pub use wire::{Answer, Request};
 use wire::{Connection, deliver, read_request};
 
@@ -31,6 +33,8 @@ struct State {
     registrar: Option<Registrar>,
     requests: Vec<Request>,
     under_way: Vec<String>,
+    /// The paths of this server that an answer has redirected to: nobody goes there.
+    redirected_to: BTreeSet<String>,
     most_under_way: usize,
     connections: usize,
     body_bytes_sent: usize,
@@ -243,6 +247,9 @@ async fn serve(stream: impl Connection, shared: &Shared) -> io::Result<()> {
 
 impl State {
     fn begin(&mut self, request: &Request) {
+        if self.redirected_to.contains(&request.path) {
+            self.misuses.push(format!("a redirect was followed: {} {}", request.method, request.path));
+        }
         if self.registrar.is_some() && request.path.starts_with("/reg/") && self.under_way.contains(&request.path) {
             self.misuses.push(format!("two management calls at once: {} {}", request.method, request.path));
         }
@@ -274,6 +281,7 @@ impl State {
                 (None, None) => Answer::empty(404),
             },
         };
+        self.redirected_to.extend(answer.redirected_to().map(str::to_owned));
         self.requests.push(request);
         answer
     }

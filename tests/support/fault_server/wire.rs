@@ -116,6 +116,13 @@ impl Answer {
         self
     }
 
+    /// The path of this server that the answer redirects to.
+    pub(super) fn redirected_to(&self) -> Option<&str> {
+        let (_, location) = self.headers.iter().find(|(name, _)| name == "location")?;
+        let path = location.split(['?', '#']).next()?;
+        ((300..400).contains(&self.status) && path.starts_with('/') && !path.starts_with("//")).then_some(path)
+    }
+
     /// Answers only after this time.
     pub fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
