@@ -17,6 +17,7 @@ mod fixtures;
 mod hostile;
 mod keycloak;
 mod leaks;
+mod lifecycle;
 mod operating;
 mod policies;
 mod profiles;
