@@ -11,6 +11,7 @@ mod crashes;
 mod crds;
 mod credentials;
 mod deletion;
+mod fault_proxy;
 mod fixtures;
 mod hostile;
 mod keycloak;

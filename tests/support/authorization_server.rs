@@ -300,13 +300,14 @@ fn packages() -> PathBuf {
 }
 
 /// In PEM.
-struct Certificates {
-    ca: String,
-    server: String,
-    server_key: String,
+pub(super) struct Certificates {
+    pub(super) ca: String,
+    pub(super) server: String,
+    pub(super) server_key: String,
 }
 
-fn certificates() -> Certificates {
+/// A certificate for a server on loopback, by an authority that nobody else knows.
+pub(super) fn certificates() -> Certificates {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
     let mut params = CertificateParams::default();
