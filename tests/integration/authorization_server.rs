@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::support::authorization_server::{Application, AuthorizationServer, AuthorizationServerOptions};
 
-fn options() -> ServerOptions {
+/// For those who call a server themselves.
+pub fn options() -> ServerOptions {
     ServerOptions {
         // Some certificate, not to read the system's.
         ca_bundle: Some(rcgen::generate_simple_self_signed([]).unwrap().cert.pem().into_bytes()),
