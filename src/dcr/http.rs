@@ -58,9 +58,9 @@ impl PartialEq for ServerOptions {
             max_concurrent_requests,
             requests_per_second,
         } = self;
-        let clear = |identity: &Option<SecretString>| identity.as_ref().map(|pem| pem.expose_secret().to_owned());
+        let (identity, others) = (client_identity.as_ref(), other.client_identity.as_ref());
         *ca_bundle == other.ca_bundle
-            && clear(client_identity) == clear(&other.client_identity)
+            && identity.map(SecretString::expose_secret) == others.map(SecretString::expose_secret)
             && *allow_insecure_http == other.allow_insecure_http
             && *request_timeout == other.request_timeout
             && *max_concurrent_requests == other.max_concurrent_requests

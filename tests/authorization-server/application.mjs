@@ -4,20 +4,43 @@
  *
  * Environment:
  *   ISSUER, CLIENT_ID, REDIRECT_URI
- *   CLIENT_SECRET               absent for a public client
+ *   CLIENT_SECRET               absent for a public client; for private_key_jwt the key (PKCS #8, PEM)
  *   TOKEN_ENDPOINT_AUTH_METHOD  default client_secret_basic, or none without a secret
  *   SCOPE                       default openid
  *   LOGIN_HINT                  who logs in
  */
+import { createPrivateKey } from 'node:crypto';
+
 import * as oauth from 'openid-client';
 
 const MAX_REDIRECTS = 10;
 const LOOPBACK = ['127.0.0.1', 'localhost', '[::1]'];
 
+/** How a private key signs. */
+const SIGNATURES = {
+  ec: { name: 'ECDSA', namedCurve: 'P-256' },
+  ed25519: { name: 'Ed25519' },
+  rsa: { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' },
+};
+
+async function privateKeyJwt(pem) {
+  const key = createPrivateKey(pem);
+  const der = key.export({ type: 'pkcs8', format: 'der' });
+  const algorithm = SIGNATURES[key.asymmetricKeyType];
+  const signer = await crypto.subtle.importKey('pkcs8', der, algorithm, false, ['sign']);
+  return oauth.PrivateKeyJwt(signer, {
+    // The newer name of the algorithm is not the one that the client has registered.
+    [oauth.modifyAssertion]: (header) => {
+      if (header.alg === 'Ed25519') header.alg = 'EdDSA';
+    },
+  });
+}
+
 const AUTHENTICATION = {
   client_secret_basic: oauth.ClientSecretBasic,
   client_secret_post: oauth.ClientSecretPost,
   client_secret_jwt: oauth.ClientSecretJwt,
+  private_key_jwt: privateKeyJwt,
   none: oauth.None,
 };
 
@@ -37,7 +60,7 @@ async function discover() {
   // The signature of the ID token is checked too, though it came straight from the token endpoint.
   const execute = [oauth.enableNonRepudiationChecks];
   if (LOOPBACK.includes(issuer.hostname)) execute.push(oauth.allowInsecureRequests);
-  return oauth.discovery(issuer, required('CLIENT_ID'), undefined, authenticate(secret), { execute });
+  return oauth.discovery(issuer, required('CLIENT_ID'), undefined, await authenticate(secret), { execute });
 }
 
 /** What a browser keeps between the pages of one site. */

@@ -5,8 +5,13 @@
  * Environment:
  *   PORT                         0 or absent: a free one
  *   TLS_CERT, TLS_KEY            PEM files; both given: https
+ *   TLS_CLIENT_CA                PEM file: who signs the certificate of the client `server-certificate` (tls_client_auth),
+ *                                whose subject is CN=operator
  *   ISSUER                       default: the address listened on
  *   REGISTRAR_SECRET             of the clients `server` (client_secret_basic) and `server-post` (client_secret_post)
+ *   REGISTRAR_JWKS               the public keys of the client `server-key` (private_key_jwt), as a JSON Web Key Set
+ *   CLIENT_SECRET_TTL            seconds until the secrets end of clients that are registered with a registrar's token;
+ *                                they are accepted 15 seconds longer
  *   INITIAL_ACCESS_TOKEN_TTL     seconds, default 300
  *   STATIC_INITIAL_ACCESS_TOKEN  a token that registers any number of clients
  *   OPEN_REGISTRATION=1          no token is needed
@@ -17,7 +22,9 @@
  *   GET  /clients              the registered clients as stored
  *   GET  /requests             counters; `register` counts clients made, `registerRefused` the refusals,
  *                              the others every request whatever its answer
+ *   PATCH /clients/{id}        changes members of a client; null removes one
  *   POST /clients/{id}/forget  loses a client and its registration access tokens
+ *   POST /clients/{id}/forget-token  loses its registration access tokens alone
  *   POST /registrar-secret     the body is the registrar's new secret
  */
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
@@ -25,7 +32,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
-import { text } from 'node:stream/consumers';
+import { json, text } from 'node:stream/consumers';
 
 import Provider, { errors } from 'oidc-provider';
 
@@ -35,6 +42,8 @@ const { env } = process;
 const HOST = '127.0.0.1';
 const REGISTRAR_SCOPE = 'dcr';
 const REGISTRARS = { server: 'client_secret_basic', 'server-post': 'client_secret_post' };
+const CERTIFICATE_SUBJECT = 'CN=operator';
+const ENDING_SECRET = 'ending-secret';
 
 // The package writes notices to standard output, which belongs to the line that tells we are ready.
 console.info = () => {};
@@ -59,9 +68,35 @@ const signingKey = (type, options) => ({
   use: 'sig',
 });
 
+function registrars() {
+  const secret = env.REGISTRAR_SECRET || 'server-secret';
+  const clients = Object.entries(REGISTRARS).map(([id, method]) => ({
+    client_id: id,
+    client_secret: secret,
+    token_endpoint_auth_method: method,
+  }));
+  if (env.REGISTRAR_JWKS) {
+    const jwks = JSON.parse(env.REGISTRAR_JWKS);
+    clients.push({ client_id: 'server-key', token_endpoint_auth_method: 'private_key_jwt', jwks });
+  }
+  if (env.TLS_CLIENT_CA) {
+    clients.push({
+      client_id: 'server-certificate',
+      token_endpoint_auth_method: 'tls_client_auth',
+      tls_client_auth_subject_dn: CERTIFICATE_SUBJECT,
+    });
+  }
+  return clients.map((client) => ({
+    ...client,
+    grant_types: ['client_credentials'],
+    response_types: [],
+    redirect_uris: [],
+    scope: REGISTRAR_SCOPE,
+  }));
+}
+
 function configuration() {
   const hour = 3600;
-  const secret = env.REGISTRAR_SECRET || 'server-secret';
   return {
     adapter: storage,
     jwks: {
@@ -71,15 +106,15 @@ function configuration() {
       ],
     },
     cookies: { keys: [randomBytes(32).toString('base64url')] },
-    clients: Object.entries(REGISTRARS).map(([id, method]) => ({
-      client_id: id,
-      client_secret: secret,
-      token_endpoint_auth_method: method,
-      grant_types: ['client_credentials'],
-      response_types: [],
-      redirect_uris: [],
-      scope: REGISTRAR_SCOPE,
-    })),
+    clients: registrars(),
+    clientAuthMethods: [
+      'client_secret_basic',
+      'client_secret_post',
+      'client_secret_jwt',
+      'private_key_jwt',
+      'tls_client_auth',
+      'none',
+    ],
     scopes: ['openid', 'profile', 'email', 'offline_access', REGISTRAR_SCOPE],
     claims: { openid: ['sub'], profile: ['name'], email: ['email', 'email_verified'] },
     acrValues: ['urn:example:authentication:password', 'urn:example:authentication:one-time-code'],
@@ -126,10 +161,25 @@ function configuration() {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
       introspection: { enabled: true },
+      mTLS: {
+        enabled: true,
+        tlsClientAuth: true,
+        getCertificate: ({ req }) => req.socket.getPeerX509Certificate?.()?.toString(),
+        certificateAuthorized: ({ req }) => req.socket.authorized,
+        certificateSubjectMatches: ({ req }, property, expected) =>
+          property === 'tls_client_auth_subject_dn' && req.socket.getPeerX509Certificate().subject === expected,
+      },
       registration: {
         enabled: true,
         initialAccessToken: env.OPEN_REGISTRATION !== '1',
         issueRegistrationAccessToken: env.UNMANAGED !== '1',
+        policies: {
+          [ENDING_SECRET](ctx, properties) {
+            // An update keeps the secret, and with it the end.
+            if (ctx.method !== 'POST' || !properties.client_secret) return;
+            properties.client_secret_expires_at = Math.floor(Date.now() / 1000) + Number(env.CLIENT_SECRET_TTL);
+          },
+        },
       },
       registrationManagement: { enabled: true, rotateRegistrationAccessToken: true },
       revocation: { enabled: true },
@@ -171,7 +221,8 @@ function spendInitialAccessToken(provider) {
     if (!taken) return next();
 
     spent.add(presented);
-    const substitute = new provider.InitialAccessToken({ expiresIn: 60 });
+    const policies = env.CLIENT_SECRET_TTL && { policies: [ENDING_SECRET] };
+    const substitute = new provider.InitialAccessToken({ expiresIn: 60, ...policies });
     ctx.req.headers.authorization = `Bearer ${await substitute.save()}`;
     try {
       return await next();
@@ -208,8 +259,20 @@ function createControl(provider) {
   const actions = {
     'GET /clients': () => clients.values(),
     'GET /requests': () => requests,
+    'PATCH /clients/{id}': async (req, id) => {
+      const client = clients.get(id);
+      if (!client) return null;
+      for (const [name, value] of Object.entries(await json(req))) {
+        if (value === null) delete client[name];
+        else client[name] = value;
+      }
+      return client;
+    },
     'POST /clients/{id}/forget': (req, id) => {
       clients.deleteWhere(({ client_id: clientId }) => clientId === id);
+      registrationAccessTokens.deleteWhere(({ clientId }) => clientId === id);
+    },
+    'POST /clients/{id}/forget-token': (req, id) => {
       registrationAccessTokens.deleteWhere(({ clientId }) => clientId === id);
     },
     'POST /registrar-secret': async (req) => {
@@ -228,6 +291,7 @@ function createControl(provider) {
 
     const answer = await action(req, id);
     if (answer === undefined) return res.writeHead(204).end();
+    if (answer === null) return res.writeHead(404).end();
     return res.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
   });
 }
@@ -241,7 +305,12 @@ async function listen(server, port) {
 const settings = configuration();
 const secure = Boolean(env.TLS_CERT && env.TLS_KEY);
 const server = secure
-  ? https.createServer({ cert: readFileSync(env.TLS_CERT), key: readFileSync(env.TLS_KEY) })
+  ? https.createServer({
+      cert: readFileSync(env.TLS_CERT),
+      key: readFileSync(env.TLS_KEY),
+      // Nobody needs a certificate but the client that authenticates with one.
+      ...(env.TLS_CLIENT_CA && { ca: readFileSync(env.TLS_CLIENT_CA), requestCert: true, rejectUnauthorized: false }),
+    })
   : http.createServer();
 
 // The issuer holds the port, which is known only now; nothing below waits until requests can be answered.

@@ -1,10 +1,16 @@
 //! What the other tests rely on when they look into Keycloak: it registers, changes and removes clients by the standards,
 //! and tells what it has.
 
-use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-use crate::support::keycloak::Keycloak;
+use dcr_operator::dcr::{
+    ClientAuthentication, ClientCredentials, ClientInformation, KeyAlgorithm, KeyPair, Server, UpdateSemantics,
+    update_document,
+};
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::{authorization_server::options, support::keycloak::Keycloak};
 
 /// A request to a registration or management endpoint.
 async fn request(method: Method, url: &str, token: &str, body: Option<&Value>) -> (StatusCode, Value) {
@@ -96,4 +102,59 @@ async fn a_restart_keeps_the_clients() {
     assert!(keycloak.client(client_id).await.is_some());
     assert!(keycloak.accepts(client_id, secret).await);
     assert!(!keycloak.accepts(client_id, "wrong").await);
+}
+
+fn dcr() -> Server {
+    Server::new(&options()).unwrap()
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    serde_json::from_value(value).unwrap()
+}
+
+async fn update(last: &ClientInformation, previous: &Value, desired: &Value) -> ClientInformation {
+    let body = update_document(last, &object(previous.clone()), &object(desired.clone()), UpdateSemantics::Merge);
+    let token = last.registration_access_token.as_ref().unwrap();
+    let uri = last.registration_client_uri.as_ref().unwrap();
+    dcr().update(uri, token, &last.client_id, &body).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_update_of_a_server_that_merges_removes_what_is_no_longer_asked_for() {
+    let keycloak = Keycloak::shared();
+    let first = json!({"client_name": "Shop", "client_uri": "https://shop.example.com", "scope": "phone",
+        "redirect_uris": ["https://shop.example.com/callback"], "grant_types": ["client_credentials"],
+        "require_pushed_authorization_requests": true, "backchannel_logout_uri": "https://shop.example.com/out"});
+    let client = ClientInformation::from_json(object(registered(keycloak, &first).await)).unwrap();
+    let second = json!({"client_name": "Shop", "redirect_uris": ["https://shop.example.com/callback"]});
+    let client = update(&client, &first, &second).await;
+    for (name, gone) in [("client_uri", json!("")), ("scope", json!("")), ("backchannel_logout_uri", json!(""))] {
+        let value = client.metadata.get(name).cloned().unwrap_or(gone.clone());
+        assert_eq!(value, gone, "{name}");
+    }
+    assert_eq!(client.metadata["grant_types"], json!(["authorization_code"]));
+    assert_eq!(client.metadata["client_name"], "Shop");
+    assert_eq!(client.metadata.get("require_pushed_authorization_requests"), Some(&json!(false)));
+}
+
+#[tokio::test]
+async fn a_client_may_sign_instead_of_showing_a_secret() {
+    let keycloak = Keycloak::shared();
+    for algorithm in [KeyAlgorithm::ES256, KeyAlgorithm::RS256, KeyAlgorithm::EdDSA] {
+        let keys = [(); 2].map(|()| KeyPair::generate(algorithm).unwrap());
+        let metadata = json!({"client_name": "Shop", "grant_types": ["client_credentials"],
+            "token_endpoint_auth_method": "private_key_jwt",
+            "jwks": {"keys": keys.iter().map(KeyPair::public_jwk).collect::<Vec<_>>()}});
+        let client = registered(keycloak, &metadata).await;
+        assert_eq!(client["jwks"], metadata["jwks"], "both keys are kept, as a rotation with an overlap needs it");
+        for key in keys {
+            let grant = ClientCredentials {
+                client_id: text(&client, "client_id").to_owned(),
+                authentication: ClientAuthentication::PrivateKeyJwt { key, audience: keycloak.issuer().to_owned() },
+                scope: None,
+                parameters: BTreeMap::new(),
+            };
+            dcr().access_token(&keycloak.token_endpoint(), &grant).await.unwrap();
+        }
+    }
 }

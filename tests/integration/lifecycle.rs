@@ -146,7 +146,7 @@ impl Server {
     /// Somebody changes the client's `client_uri` there.
     async fn edit_client_uri(&self, client_id: &str, uri: &str) {
         match self {
-            Self::OidcProvider(server) => server.change(client_id, &json!({"client_uri": uri})).await,
+            Self::OidcProvider(server) => server.change(client_id, json!({"client_uri": uri})).await,
             Self::Keycloak(server) => server.change(client_id, json!({"baseUrl": uri})).await,
             Self::Strict(server) => server.registrar(|registrar| {
                 registrar.clients.get_mut(client_id).unwrap().metadata.insert("client_uri".into(), json!(uri));
@@ -157,7 +157,7 @@ impl Server {
     /// It no longer knows the client's registration access token.
     async fn forget_token(&self, client_id: &str) {
         match self {
-            Self::OidcProvider(server) => server.forget_token(client_id).await,
+            Self::OidcProvider(server) => server.forget_registration_token(client_id).await,
             Self::Keycloak(server) => server.forget_registration_token(client_id).await,
             Self::Strict(server) => server.registrar(|registrar| {
                 registrar.clients.get_mut(client_id).unwrap().registration_access_token = "another".into();
@@ -220,10 +220,9 @@ impl Life {
         let pem = |key: &str| dcr::KeyPair::from_pem(&secret["private-key"].clone().into(), Some(key.into())).unwrap();
         let authentication = match secret.get("client-secret") {
             Some(secret) => dcr::ClientAuthentication::ClientSecretBasic(secret.clone().into()),
-            None => dcr::ClientAuthentication::PrivateKeyJwt {
-                key: pem(&secret["key-id"]),
-                audience: self.server.issuer(),
-            },
+            None => {
+                dcr::ClientAuthentication::PrivateKeyJwt { key: pem(&secret["key-id"]), audience: self.server.issuer() }
+            }
         };
         let options = dcr::ServerOptions {
             ca_bundle: None,
@@ -248,7 +247,8 @@ impl Life {
         wait_until(&format!("{step}: the server has what the cluster has"), WAIT, async || {
             let client = self.home.get(CLIENTS, "shop").await.unwrap();
             let former = client["status"]["retiring"].as_array().cloned().unwrap_or_default();
-            let held = std::iter::once(&client["status"]["clientId"]).chain(former.iter().map(|former| &former["clientId"]));
+            let held =
+                std::iter::once(&client["status"]["clientId"]).chain(former.iter().map(|former| &former["clientId"]));
             let mut held: BTreeSet<String> = held.map(|id| id.as_str().unwrap().to_owned()).collect();
             held.extend(self.reported.clone());
             let clients = self.server.clients().await.into_iter();

@@ -7,12 +7,14 @@
 mod support;
 
 mod adoption;
+mod authorization_server;
 mod changes;
 mod crashes;
 mod crds;
 mod credentials;
 mod deletion;
 mod drift;
+mod fault_proxy;
 mod fixtures;
 mod hostile;
 mod keycloak;

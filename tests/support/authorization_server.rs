@@ -10,7 +10,7 @@ use std::{
 };
 
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     install_crypto_provider,
@@ -22,7 +22,8 @@ const START: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, Default)]
 pub struct AuthorizationServerOptions {
-    /// https, with a certificate of an authority made for this server: `ca_pem`.
+    /// https, with a certificate of an authority made for this server: `ca_pem`. The client `server-certificate` gets initial
+    /// access tokens with `tls_client_auth`, by the certificate of `client_identity_pem`.
     pub tls: bool,
     /// A token that registers any number of clients.
     pub static_initial_access_token: Option<String>,
@@ -32,6 +33,10 @@ pub struct AuthorizationServerOptions {
     pub unmanaged: bool,
     /// The secret of the client `server`, which gets initial access tokens. Default: `REGISTRAR_SECRET`.
     pub registrar_secret: Option<String>,
+    /// The public keys (JWKs) of the client `server-key`, which gets initial access tokens with `private_key_jwt`.
+    pub registrar_keys: Vec<Value>,
+    /// How long secrets last. They are accepted 15 seconds longer.
+    pub client_secret_ttl: Option<Duration>,
     pub initial_access_token_ttl: Option<Duration>,
     /// Default: a free one. A server keeps its port when it is stopped and restarted.
     pub port: Option<u16>,
@@ -41,7 +46,7 @@ pub struct AuthorizationServerOptions {
 #[derive(Clone, Debug)]
 pub struct Application {
     pub client_id: String,
-    /// `None`: a public client.
+    /// `None`: a public client. With `private_key_jwt` it is the private key, PKCS #8 in PEM.
     pub client_secret: Option<String>,
     pub redirect_uri: String,
     pub scope: String,
@@ -55,7 +60,7 @@ pub struct AuthorizationServer {
     issuer: String,
     /// The control endpoint, which has a new port after each start.
     control: Mutex<String>,
-    ca_pem: Option<String>,
+    certificates: Option<Certificates>,
 }
 
 impl AuthorizationServer {
@@ -63,6 +68,10 @@ impl AuthorizationServer {
     /// `client_secret_post`.
     pub const REGISTRAR: &str = "server";
     pub const REGISTRAR_SECRET: &str = "server-secret";
+    /// With `private_key_jwt`; see `AuthorizationServerOptions::registrar_keys`.
+    pub const REGISTRAR_WITH_KEY: &str = "server-key";
+    /// With `tls_client_auth`; see `AuthorizationServerOptions::tls`.
+    pub const REGISTRAR_WITH_CERTIFICATE: &str = "server-certificate";
 
     pub async fn start(options: AuthorizationServerOptions) -> Self {
         install_crypto_provider();
@@ -99,23 +108,29 @@ impl AuthorizationServer {
         if let Some(ttl) = options.initial_access_token_ttl {
             command.env("INITIAL_ACCESS_TOKEN_TTL", ttl.as_secs().to_string());
         }
+        if let Some(ttl) = options.client_secret_ttl {
+            command.env("CLIENT_SECRET_TTL", ttl.as_secs().to_string());
+        }
+        if !options.registrar_keys.is_empty() {
+            command.env("REGISTRAR_JWKS", json!({"keys": options.registrar_keys}).to_string());
+        }
         if options.open_registration {
             command.env("OPEN_REGISTRATION", "1");
         }
         if options.unmanaged {
             command.env("UNMANAGED", "1");
         }
-        let ca_pem = options.tls.then(|| {
+        let certificates = options.tls.then(|| {
             let certificates = certificates();
             command.env("TLS_CERT", folder.write("server.crt", &certificates.server));
             command.env("TLS_KEY", folder.write("server.key", &certificates.server_key));
-            folder.write("ca.crt", &certificates.ca);
-            certificates.ca
+            command.env("TLS_CLIENT_CA", folder.write("ca.crt", &certificates.ca));
+            certificates
         });
 
         let process = Supervised::spawn("the authorization server", command, folder.join("server.log"));
         let (issuer, control) = ready(&process, 0).await?;
-        Ok(Self { process, folder, issuer, control: Mutex::new(control), ca_pem })
+        Ok(Self { process, folder, issuer, control: Mutex::new(control), certificates })
     }
 
     pub fn issuer(&self) -> &str {
@@ -124,7 +139,16 @@ impl AuthorizationServer {
 
     /// The certificate of the authority that signed the server's; only with the option `tls`.
     pub fn ca_pem(&self) -> &str {
-        self.ca_pem.as_deref().expect("an authorization server that was started with tls")
+        &self.certificates().ca
+    }
+
+    /// Certificate and key of the client `server-certificate`; only with the option `tls`.
+    pub fn client_identity_pem(&self) -> (&str, &str) {
+        (&self.certificates().client, &self.certificates().client_key)
+    }
+
+    fn certificates(&self) -> &Certificates {
+        self.certificates.as_ref().expect("an authorization server that was started with tls")
     }
 
     /// The process, for tests that hold up its answers with `stop` and `cont`.
@@ -162,6 +186,16 @@ impl AuthorizationServer {
     /// Loses a client, as a server does that is restored from an old backup.
     pub async fn forget(&self, client_id: &str) {
         self.control(http::Method::POST, &format!("/clients/{client_id}/forget"), "").await;
+    }
+
+    /// Loses the registration access token of a client.
+    pub async fn forget_registration_token(&self, client_id: &str) {
+        self.control(http::Method::POST, &format!("/clients/{client_id}/forget-token"), "").await;
+    }
+
+    /// Changes members of a client behind the operator's back; null removes one.
+    pub async fn change(&self, client_id: &str, members: Value) {
+        self.control(http::Method::PATCH, &format!("/clients/{client_id}"), &members.to_string()).await;
     }
 
     /// Changes the secret of the registrars.
@@ -213,7 +247,7 @@ impl AuthorizationServer {
         if let Some(method) = application.auth_method {
             command.env("TOKEN_ENDPOINT_AUTH_METHOD", method);
         }
-        if self.ca_pem.is_some() {
+        if self.certificates.is_some() {
             command.env("NODE_EXTRA_CA_CERTS", self.folder.join("ca.crt"));
         }
         let output = command.output().await.expect("node starts");
@@ -225,8 +259,8 @@ impl AuthorizationServer {
 
     /// A client that trusts this server's authority and nobody else.
     pub fn http(&self) -> reqwest::Client {
-        let trusted =
-            self.ca_pem.iter().map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).expect("a certificate"));
+        let trusted = self.certificates.iter();
+        let trusted = trusted.map(|pems| reqwest::Certificate::from_pem(pems.ca.as_bytes()).expect("a certificate"));
         let client = reqwest::Client::builder().tls_certs_only(trusted).no_proxy().timeout(Duration::from_secs(30));
         client.build().expect("an HTTP client")
     }
@@ -300,14 +334,21 @@ fn packages() -> PathBuf {
 }
 
 /// In PEM.
-struct Certificates {
-    ca: String,
-    server: String,
-    server_key: String,
+pub(super) struct Certificates {
+    pub(super) ca: String,
+    pub(super) server: String,
+    pub(super) server_key: String,
+    /// For whoever has to show one; its subject is CN=operator.
+    pub(super) client: String,
+    pub(super) client_key: String,
 }
 
-fn certificates() -> Certificates {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+/// Certificates for a server on loopback and for one of its clients, by an authority that nobody else knows.
+pub(super) fn certificates() -> Certificates {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+        KeyPair, KeyUsagePurpose,
+    };
 
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "authority of a test");
@@ -318,5 +359,18 @@ fn certificates() -> Certificates {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("two names");
     let server = params.signed_by(&key, &ca).expect("a certificate");
-    Certificates { ca: ca.pem(), server: server.pem(), server_key: key.serialize_pem() }
+
+    let client_key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "operator");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let client = params.signed_by(&client_key, &ca).expect("a certificate");
+    Certificates {
+        ca: ca.pem(),
+        server: server.pem(),
+        server_key: key.serialize_pem(),
+        client: client.pem(),
+        client_key: client_key.serialize_pem(),
+    }
 }

@@ -7,6 +7,7 @@
 //! | `authorization_server` | the real authorization server, and an application that logs in with a client |
 //! | `keycloak` | another real authorization server, with its own idea of the standards |
 //! | `operator` | the operator binary, with the ServiceAccount and RBAC that are shipped |
+//! | `fault_proxy` | stands between the operator and the API server, and loses, delays or refuses what it is told to |
 //! | `fault_server` | an authorization server that misbehaves on request |
 
 // Each of the programs that include this module uses only a part of it; and a test may panic, with words that help.
@@ -14,6 +15,7 @@
 
 pub mod authorization_server;
 pub mod control_plane;
+pub mod fault_proxy;
 pub mod fault_server;
 pub mod keycloak;
 pub mod operator;
