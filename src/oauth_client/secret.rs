@@ -123,7 +123,12 @@ fn values(
             "client-secret",
             "CLIENT_SECRET",
             "client_secret",
-            information.client_secret.as_ref().map(|secret| secret.expose_secret().to_owned()),
+            // Some servers go on showing the secret of a client that now signs.
+            information
+                .client_secret
+                .as_ref()
+                .filter(|_| key.is_none())
+                .map(|secret| secret.expose_secret().to_owned()),
         ),
         entry("private-key", "PRIVATE_KEY", "private_key", key.map(|key| key.private_key.expose_secret().to_owned())),
         entry("key-id", "KEY_ID", "kid", key.map(|key| key.kid.clone())),
@@ -257,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_client_with_keys_gets_the_private_key_in_use() {
-        let mut registration = registration(json!({"client_id": "c", "token_endpoint_auth_method": "private_key_jwt"}));
+        let answer = json!({"client_id": "c", "client_secret": "s", "token_endpoint_auth_method": "private_key_jwt"});
+        let mut registration = registration(answer);
         registration.keys = ClientKeys(vec![key("new", 2)]);
         let data = rendered_as(json!({"profileRef": {"name": "p"}}), registration, false).unwrap();
         assert_eq!((data["private-key"].as_str(), data["key-id"].as_str()), ("private-new", "new"));
