@@ -173,7 +173,8 @@ function configuration() {
         enabled: true,
         initialAccessToken: env.OPEN_REGISTRATION !== '1',
         issueRegistrationAccessToken: env.UNMANAGED !== '1',
-        policies: {
+        // They need initial access tokens, which open registration has not.
+        policies: env.CLIENT_SECRET_TTL && {
           [ENDING_SECRET](ctx, properties) {
             // An update keeps the secret, and with it the end.
             if (ctx.method !== 'POST' || !properties.client_secret) return;
