@@ -9,7 +9,10 @@ mod schema;
 mod token_profile;
 
 pub use client_metadata::ClientMetadata;
-pub use dcr_policy::{DcrPolicy, DcrPolicySpec, DcrPolicyStatus, PolicyClients, PolicyProfileRef};
+pub use dcr_policy::{
+    DcrPolicy, DcrPolicySpec, DcrPolicyStatus, Enforcement, PolicyClients, PolicyProfileRef, RedirectUriRule,
+    RegistrationMode, members_of_client_metadata,
+};
 pub use oauth_client::{
     Binding, DeletionPolicy, OAuthClient, OAuthClientSpec, OAuthClientStatus, PossibleOrphan, ProfileRef, SecretFormat,
     SecretTarget, ServerChange,
@@ -22,6 +25,15 @@ pub use token_profile::{
 
 /// The API group of all three kinds.
 pub const GROUP: &str = "dcr-operator.dev";
+/// Members of a registration that only the server gives (RFC 7591 section 3.2.1, RFC 7592 section 3).
+pub const ISSUED_BY_SERVER: [&str; 6] = [
+    "client_id",
+    "client_secret",
+    "client_id_issued_at",
+    "client_secret_expires_at",
+    "registration_access_token",
+    "registration_client_uri",
+];
 /// Keeps an OAuthClient (and its registration Secret) until the server has been told.
 pub const FINALIZER: &str = "dcr-operator.dev/deregister";
 /// Value of [`labels::MANAGED_BY`], and the field manager of what the operator applies.
@@ -103,5 +115,7 @@ pub mod reasons {
     pub const NOT_REQUIRED: &str = "NotRequired";
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
     pub const SECRET_NOT_LABELLED: &str = "SecretNotLabelled";
+    pub const CONTRADICTORY: &str = "Contradictory";
+    pub const AUDITED: &str = "PolicyAudited";
     pub const DISCOVERY_FAILED: &str = "DiscoveryFailed";
 }

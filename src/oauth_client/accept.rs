@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::{
     metadata::{Document, InvalidMetadata},
     observe::Observed,
 };
 use crate::{
-    api::{NamespacesFrom, TokenProfile, reasons},
-    kubernetes::Finding,
-    policy,
+    api::{NamespacesFrom, OAuthClient, OAuthClientStatus, TokenProfile, conditions, reasons},
+    kubernetes::{Finding, condition},
+    policy::{self, Older, Subject, Verdict},
+    text::truncate,
 };
+
+/// The API server takes no longer message of a condition than 32768 characters.
+const LONGEST_MESSAGE: usize = 16 * 1024;
 
 /// Whether the client may be registered as it is.
 #[must_use]
@@ -32,13 +38,60 @@ pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>)
         Ok(document) => document,
         Err(error) => return Finding::no(reasons::INVALID_METADATA, error.to_string()),
     };
-    let subject = policy::Subject { profile: &observed.client.spec.profile_ref.name, metadata: &document.0 };
-    let violations = policy::violations(&observed.policies, subject);
-    if !violations.is_empty() {
-        let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        return Finding::no(reasons::POLICY_DENIED, all.join("; "));
+    let verdict = policy::judge(
+        &observed.policies,
+        subject(&observed.client, document, &observed.namespace_labels, observed.older),
+    );
+    if !verdict.is_allowed() {
+        return Finding::no(reasons::POLICY_DENIED, denial(&verdict));
     }
-    Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile {name} and its policies"))
+    Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile {name} and its policies{}", audit(&verdict)))
+}
+
+/// The client as policies see it.
+#[must_use]
+pub fn subject<'a>(
+    client: &'a OAuthClient,
+    document: &'a Document,
+    namespace_labels: &'a BTreeMap<String, String>,
+    older: Older,
+) -> Subject<'a> {
+    let spec = &client.spec;
+    Subject {
+        profile: &spec.profile_ref.name,
+        namespace_labels,
+        template: spec.template_id.as_deref(),
+        metadata: &document.0,
+        additional: &spec.additional_metadata,
+        older,
+    }
+}
+
+/// Whether the client's status says something else than the verdict: then the client has to be looked at again. What comes
+/// before the policies (no profile, no valid metadata) is not for them to judge.
+#[must_use]
+pub fn contradicts(status: Option<&OAuthClientStatus>, verdict: &Verdict) -> bool {
+    let accepted = status.and_then(|status| condition(&status.conditions, conditions::ACCEPTED));
+    let Some(Condition { reason, message, .. }) = accepted else { return false };
+    match reason.as_str() {
+        reasons::POLICY_DENIED => verdict.is_allowed() || *message != denial(verdict),
+        reasons::ACCEPTED => !verdict.is_allowed() || !message.ends_with(&format!("its policies{}", audit(verdict))),
+        reasons::PROFILE_NOT_READY => !verdict.is_allowed(),
+        _ => false,
+    }
+}
+
+/// Bounded, as a condition's message is; every violation that fits is in it.
+fn denial(verdict: &Verdict) -> String {
+    truncate(&policy::joined(&verdict.denied), LONGEST_MESSAGE)
+}
+
+/// Nothing, if no policy that only audits finds anything.
+fn audit(verdict: &Verdict) -> String {
+    if verdict.audited.is_empty() {
+        return String::new();
+    }
+    truncate(&format!("; only audited: {}", policy::joined(&verdict.audited)), LONGEST_MESSAGE)
 }
 
 /// Refused by what the spec says, not by what is missing around it.
