@@ -7,6 +7,7 @@
 mod support;
 
 mod admission;
+mod bindings;
 mod changes;
 mod crashes;
 mod crds;
@@ -21,3 +22,4 @@ mod profiles;
 mod references;
 mod registration;
 mod secrets;
+mod teams;
