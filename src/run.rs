@@ -18,7 +18,10 @@ use kube::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -227,8 +230,11 @@ async fn control(
             watches.run(Arc::clone(&context), scope.as_deref(), changes, recounted)
         },
     );
-    let judge = dcr_policy::judge(Arc::clone(&context), judged, recounts, move |change| tell.clients(&change));
-    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), scopes.iter().flatten().cloned().collect());
+    let policies_changed = Arc::new(Notify::new());
+    let own_namespaces = scopes.iter().flatten().cloned().collect();
+    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), own_namespaces, Arc::clone(&policies_changed));
+    let look = move |change| tell.clients(&change);
+    let judge = dcr_policy::judge(Arc::clone(&context), judged, recounts, look, policies_changed);
     tokio::join!(join_all(controllers), judge, bindings);
 }
 

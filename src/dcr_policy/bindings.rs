@@ -11,6 +11,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     api::{OPERATOR, labels},
@@ -19,8 +20,6 @@ use crate::{
     policy::admission,
 };
 
-/// How soon a policy that appears is in force at admission, at the latest.
-const LOOK: Duration = Duration::from_millis(200);
 /// How often the bindings are compared although no policy came or went: somebody may have removed one.
 const RESYNC: Duration = Duration::from_mins(1);
 /// After a failure.
@@ -88,25 +87,22 @@ impl Missing {
     }
 }
 
-/// Keeps the bindings until the context's token stops it, unless that is turned off.
-pub async fn keep_bindings(context: Arc<Context>, watched: BTreeSet<String>) {
+/// Keeps the bindings until the context's token stops it, unless that is turned off. `changed` tells of policies that come
+/// and go; `watched` are the namespaces that the operator watches, none for all.
+pub async fn keep_bindings(context: Arc<Context>, watched: BTreeSet<String>, changed: Arc<Notify>) {
     if !context.settings.admission_bindings {
         return context.stop.cancelled().await;
     }
     let mut settled: Option<BTreeSet<String>> = None;
     let mut said = String::new();
-    let mut due = tokio::time::Instant::now();
+    let mut due = Instant::now();
     loop {
         let namespaces: BTreeSet<String> = context.policies.filter_map(ResourceExt::namespace).into_iter().collect();
-        if settled.as_ref() != Some(&namespaces) || tokio::time::Instant::now() >= due {
+        if settled.as_ref() != Some(&namespaces) || Instant::now() >= due {
             let outcome = keep(&context, namespaces.clone(), &watched).await;
             settled = Some(namespaces);
-            let (message, pause) = match outcome {
-                Ok(()) => (String::new(), RESYNC),
-                Err(missing @ Missing::Other(_)) => (missing.to_string(), RETRY),
-                Err(missing) => (missing.to_string(), RESYNC.min(RETRY)),
-            };
-            due = tokio::time::Instant::now() + pause;
+            due = Instant::now() + if outcome.is_ok() { RESYNC } else { RETRY };
+            let message = outcome.err().map(|missing| missing.to_string()).unwrap_or_default();
             if message != said {
                 if message.is_empty() {
                     tracing::info!("forbidden OAuthClients are refused at apply again");
@@ -118,7 +114,8 @@ pub async fn keep_bindings(context: Arc<Context>, watched: BTreeSet<String>) {
         }
         tokio::select! {
             () = context.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = changed.notified() => {}
+            () = tokio::time::sleep_until(due) => {}
         }
     }
 }

@@ -17,7 +17,10 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, ResourceExt};
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, UnboundedSender},
+    },
     time::Instant,
 };
 
@@ -37,6 +40,9 @@ const SHARE: u32 = 10;
 const MOST_CHANGES: usize = 4096;
 /// Events that are published at the same time.
 const EVENTS_AT_ONCE: usize = 4;
+
+/// Clients that are gone are forgotten in bulk; what is told twice then does no harm.
+const MOST_TOLD: usize = 100_000;
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,14 +100,22 @@ struct Concerned {
 }
 
 impl Concerned {
-    fn by(changes: Vec<Change>, namespace_of: impl Fn(&str, &str) -> Option<String>) -> Self {
+    /// `namespace_of` is the namespace of a client's profile, and `limits` says whether a policy there limits how many
+    /// clients a namespace may have.
+    fn by(
+        changes: Vec<Change>,
+        namespace_of: impl Fn(&str, &str) -> Option<String>,
+        limits: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut concerned = Self::default();
         for change in changes {
             match change {
                 Change::Client { namespace, name, freed } => {
                     if let Some(profile_namespace) = freed {
-                        // The next in line may take the place.
-                        concerned.homes.insert(namespace.clone());
+                        if limits(&profile_namespace) {
+                            // The next in line may take the place.
+                            concerned.homes.insert(namespace.clone());
+                        }
                         concerned.recount.insert(profile_namespace);
                     }
                     concerned.recount.extend(namespace_of(&namespace, &name));
@@ -124,22 +138,29 @@ impl Concerned {
         concerned
     }
 
+    /// No more than single clients.
+    fn is_narrow(&self) -> bool {
+        self.homes.is_empty() && self.under.is_empty()
+    }
+
     fn is(&self, client: &OAuthClient) -> bool {
         let home = client.metadata.namespace.as_deref().unwrap_or_default();
         self.under.contains(policy::namespace_of(client))
             || self.homes.contains(home)
-            || self.clients.contains(&(home.to_owned(), client.name_any()))
+            || !self.clients.is_empty() && self.clients.contains(&(home.to_owned(), client.name_any()))
     }
 }
 
-/// Judges until the context's token stops it. `recounted` are told of policies whose status is out of date, and `look` of
-/// clients whose status is.
+/// Judges until the context's token stops it. `recounted` are told of policies whose status is out of date, `look` of
+/// clients whose status is, and `policies_changed` of policies that come and go.
 pub async fn judge(
     context: Arc<Context>,
     mut changes: UnboundedReceiver<Change>,
     recounted: Vec<UnboundedSender<Key>>,
     look: impl Fn(Changes) + Send,
+    policies_changed: Arc<Notify>,
 ) {
+    let mut policies = Policies::default();
     let mut pending: BTreeSet<String> = BTreeSet::new();
     let mut audited = Audited::default();
     let mut next_count = Instant::now();
@@ -150,19 +171,25 @@ pub async fn judge(
             received = changes.recv_many(&mut batch, MOST_CHANGES) => if received == 0 { return },
             () = tokio::time::sleep_until(next_count), if !pending.is_empty() => {}
         }
-        let concerned = Concerned::by(batch, |namespace, name| {
-            Some(policy::namespace_of(&context.clients.get(namespace, name)?).to_owned())
-        });
-        let policies = by_namespace(&context);
+        if batch.iter().any(|change| matches!(change, Change::Policy(..))) {
+            policies = by_namespace(&context);
+            policies_changed.notify_one();
+        }
+        let any =
+            |namespace: &str, is: fn(&DcrPolicy) -> bool| policies.get(namespace).is_some_and(|of| of.iter().any(is));
+        let concerned = Concerned::by(
+            batch,
+            |namespace, name| context.clients.look(namespace, name, |client| policy::namespace_of(client).to_owned()),
+            |namespace| any(namespace, |policy| policy.spec.max_clients_per_namespace.is_some()),
+        );
         pending.extend(concerned.recount.iter().cloned());
         if concerned.selectors {
-            let selecting = policies.iter().filter(|(_, of)| of.iter().any(|p| p.spec.namespace_selector.is_some()));
-            pending.extend(selecting.map(|(namespace, _)| namespace.clone()));
+            let selecting = |namespace: &&String| any(namespace, |policy| policy.spec.namespace_selector.is_some());
+            pending.extend(policies.keys().filter(selecting).cloned());
         }
 
         let begin = Instant::now();
-        let count_now = begin >= next_count;
-        let counting = if count_now { std::mem::take(&mut pending) } else { BTreeSet::new() };
+        let counting = if begin >= next_count { std::mem::take(&mut pending) } else { BTreeSet::new() };
         let sweep = sweep(&context, &policies, &concerned, &counting);
         for (namespace, name) in sweep.outdated {
             look(Changes::Verdict(namespace, name));
@@ -182,14 +209,17 @@ pub async fn judge(
     }
 }
 
-fn by_namespace(context: &Context) -> BTreeMap<String, Vec<DcrPolicy>> {
-    let mut policies: BTreeMap<String, Vec<DcrPolicy>> = BTreeMap::new();
+type Policies = BTreeMap<String, Vec<DcrPolicy>>;
+
+fn by_namespace(context: &Context) -> Policies {
+    let mut policies = Policies::default();
     for policy in context.policies.filter_map(|policy| Some(policy.clone())) {
         policies.entry(policy.namespace().unwrap_or_default()).or_default().push(policy);
     }
     policies
 }
 
+/// What comes of looking at many clients.
 #[derive(Debug, Default)]
 struct Sweep {
     /// Clients whose status says something else than the policies.
@@ -199,75 +229,80 @@ struct Sweep {
 }
 
 /// Judges the clients that are concerned, and counts for the namespaces of `counting` and for policies that have changed.
-fn sweep(
-    context: &Context,
-    policies: &BTreeMap<String, Vec<DcrPolicy>>,
-    concerned: &Concerned,
-    counting: &BTreeSet<String>,
-) -> Sweep {
-    let counts_policy =
-        |policy: &DcrPolicy, namespace: &str| counting.contains(namespace) || concerned.policies.contains(&key(policy));
-    let mut result = Sweep::default();
-    for (namespace, of) in policies {
-        for policy in of.iter().filter(|policy| counts_policy(policy, namespace)) {
-            result.counts.insert(key(policy), PolicyClients::default());
+fn sweep(context: &Context, policies: &Policies, concerned: &Concerned, counting: &BTreeSet<String>) -> Sweep {
+    let mut sweep = Sweep::default();
+    for policy in policies.values().flatten() {
+        let key = key(policy);
+        if counting.contains(&key.0) || concerned.policies.contains(&key) {
+            sweep.counts.insert(key, PolicyClients::default());
         }
     }
-    let result = RefCell::new(result);
-    let none = Vec::new();
-    context.clients.filter_map(|client| {
-        let namespace = policy::namespace_of(client);
-        let is_concerned = concerned.is(client);
-        if !is_concerned && !counting.contains(namespace) {
-            return None::<()>;
+    if sweep.counts.is_empty() && concerned.is_narrow() {
+        for (namespace, name) in &concerned.clients {
+            context.clients.look(namespace, name, |client| sweep.visit(context, policies, client, true));
         }
-        let policies = policies.get(namespace).unwrap_or(&none);
+        return sweep;
+    }
+    let sweep = RefCell::new(sweep);
+    context.clients.filter_map(|client| {
+        let is_concerned = concerned.is(client);
+        if is_concerned || counting.contains(policy::namespace_of(client)) {
+            sweep.borrow_mut().visit(context, policies, client, is_concerned);
+        }
+        None::<()>
+    });
+    sweep.into_inner()
+}
+
+impl Sweep {
+    fn visit(&mut self, context: &Context, policies: &Policies, client: &OAuthClient, is_concerned: bool) {
+        let policies = policies.get(policy::namespace_of(client)).map_or(&[][..], Vec::as_slice);
         let labels = context.namespace_labels(&client.namespace().unwrap_or_default());
-        let result = &mut *result.borrow_mut();
-        let count = |counts: &mut HashMap<Key, PolicyClients>, policy: &DcrPolicy, violates: bool| {
-            if let Some(count) = counts.get_mut(&key(policy)) {
-                count.matching += 1;
-                count.violating += i64::from(violates);
-            }
-        };
         let Ok(document) = metadata::document(&client.spec) else {
             // Refused for its metadata, and not by a policy.
             let profile = &client.spec.profile_ref.name;
             for policy in policies.iter().filter(|policy| policy::concerns(policy, profile, &labels)) {
-                count(&mut result.counts, policy, false);
+                self.count(policy, false);
             }
-            return None;
+            return;
         };
         let subject = accept::subject(client, &document, &labels, context.older(client, policies));
         let mut verdict = Verdict::default();
         policy::each(policies, subject, |policy, violations| {
-            count(&mut result.counts, policy, !violations.is_empty());
+            self.count(policy, !violations.is_empty());
             verdict.add(policy, violations);
         });
         if is_concerned && client.meta().deletion_timestamp.is_none() {
-            if accept::contradicts(client.status.as_ref(), &verdict) {
-                result.outdated.push((client.namespace().unwrap_or_default(), client.name_any()));
+            let contradicts = accept::contradicts(client.status.as_ref(), &verdict);
+            if contradicts {
+                self.outdated.push((client.namespace().unwrap_or_default(), client.name_any()));
             }
-            if !verdict.audited.is_empty() && !says(client, &verdict) {
-                result.audited.push((client.object_ref(&()), policy::joined(&verdict.audited)));
+            if !verdict.audited.is_empty() && (contradicts || !is_accepted(client)) {
+                self.audited.push((client.object_ref(&()), policy::joined(&verdict.audited)));
             }
         }
-        None
-    });
-    result.into_inner()
+    }
+
+    fn count(&mut self, policy: &DcrPolicy, violates: bool) {
+        if self.counts.is_empty() {
+            return;
+        }
+        if let Some(count) = self.counts.get_mut(&key(policy)) {
+            count.matching += 1;
+            count.violating += i64::from(violates);
+        }
+    }
 }
 
-/// Whether the client's status tells of what is audited: then so did an event.
-fn says(client: &OAuthClient, verdict: &Verdict) -> bool {
+/// The status of an accepted client tells of what is audited: if it is right, an event has told it before.
+fn is_accepted(client: &OAuthClient) -> bool {
     let accepted = client.status.as_ref().and_then(|status| condition(&status.conditions, conditions::ACCEPTED));
-    accepted.is_some_and(|accepted| {
-        accepted.reason == reasons::ACCEPTED && !accept::contradicts(client.status.as_ref(), verdict)
-    })
+    accepted.is_some_and(|accepted| accepted.reason == reasons::ACCEPTED)
 }
 
 impl Counts {
     /// Keeps the counts, and returns the policies whose status does not have them.
-    fn take_in(&self, counted: HashMap<Key, PolicyClients>, policies: &BTreeMap<String, Vec<DcrPolicy>>) -> Vec<Key> {
+    fn take_in(&self, counted: HashMap<Key, PolicyClients>, policies: &Policies) -> Vec<Key> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.retain(|(namespace, name), _| {
             policies.get(namespace).is_some_and(|of| of.iter().any(|policy| policy.name_any() == *name))
@@ -294,6 +329,9 @@ struct Audited {
 impl Audited {
     /// One event for a client and what is audited about it.
     fn report(&mut self, context: &Arc<Context>, findings: Vec<(ObjectReference, String)>) {
+        if self.told.len() > MOST_TOLD {
+            self.told.clear();
+        }
         let news: Vec<_> = findings
             .into_iter()
             .filter(|(client, text)| {
@@ -329,15 +367,16 @@ mod tests {
             client
         };
         let clients = [client("shop", "a", Some("identity")), client("shop", "b", None), client("bank", "a", None)];
-        let gone = Change::Client { namespace: "shop".into(), name: "z".into(), freed: Some("identity".into()) };
+        let gone = |from: &str| Change::Client { namespace: "shop".into(), name: "z".into(), freed: Some(from.into()) };
         for (change, expected) in [
             (Change::Policy("identity".into(), "web".into()), [true, false, false]),
             (Change::Namespace("shop".into()), [true, true, false]),
             (Change::Client { namespace: "shop".into(), name: "b".into(), freed: None }, [false, true, false]),
-            (gone, [true, true, false]),
+            (gone("identity"), [true, true, false]),
+            (gone("elsewhere"), [false, false, false]),
             (Change::Profile("identity".into(), "p".into()), [false, false, false]),
         ] {
-            let concerned = Concerned::by(vec![change.clone()], |_, _| None);
+            let concerned = Concerned::by(vec![change.clone()], |_, _| None, |namespace| namespace == "identity");
             assert_eq!(clients.each_ref().map(|client| concerned.is(client)), expected, "{change:?}");
         }
     }

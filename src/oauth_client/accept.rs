@@ -113,3 +113,53 @@ pub fn permits(profile: &TokenProfile, namespace: &str, namespace_labels: &BTree
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{api::DcrPolicy, kubernetes::merge};
+
+    fn verdict(policies: &[serde_json::Value]) -> Verdict {
+        let policies: Vec<DcrPolicy> =
+            policies.iter().map(|spec| DcrPolicy::new("web", serde_json::from_value(spec.clone()).unwrap())).collect();
+        let spec = json!({"profileRef": {"name": "p"}, "clientMetadata": {"scope": "openid"}});
+        let client = OAuthClient::new("shop", serde_json::from_value(spec).unwrap());
+        let document = super::super::metadata::document(&client.spec).unwrap();
+        policy::judge(&policies, subject(&client, &document, &BTreeMap::new(), Older::default()))
+    }
+
+    #[test]
+    fn a_status_is_out_of_date_when_the_policies_say_something_else() {
+        let (none, denied) = (verdict(&[]), verdict(&[json!({"allowedScopes": []})]));
+        let audited = verdict(&[json!({"allowedScopes": [], "enforcement": "Audit"})]);
+        let accepted = |verdict: &Verdict| {
+            Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile p and its policies{}", audit(verdict)))
+        };
+        let refused = Finding::no(reasons::POLICY_DENIED, denial(&denied));
+        let waiting = Finding::unknown(reasons::PROFILE_NOT_READY, "not ready");
+        let missing = Finding::no(reasons::PROFILE_NOT_FOUND, "gone");
+        for (said, verdict, expected) in [
+            (accepted(&none), &none, false),
+            (accepted(&none), &denied, true),
+            (accepted(&none), &audited, true),
+            (accepted(&audited), &audited, false),
+            (accepted(&audited), &none, true),
+            (refused.clone(), &denied, false),
+            (refused.clone(), &none, true),
+            (Finding::no(reasons::POLICY_DENIED, "something else"), &denied, true),
+            (waiting.clone(), &denied, true),
+            (waiting, &none, false),
+            (missing, &denied, false),
+        ] {
+            let status = OAuthClientStatus {
+                conditions: merge(&[], vec![(conditions::ACCEPTED, said.clone())], None, Timestamp::UNIX_EPOCH),
+                ..OAuthClientStatus::default()
+            };
+            assert_eq!(contradicts(Some(&status), verdict), expected, "{said:?} and {verdict:?}");
+        }
+        assert!(!contradicts(None, &denied), "nobody has looked at it yet: that will come");
+    }
+}

@@ -5,7 +5,7 @@ use std::{sync::OnceLock, time::Duration};
 use dcr_operator::policy::admission;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use kube::{Api, api::PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     admission::install_admission_policy,
@@ -113,4 +113,36 @@ async fn bindings_can_be_turned_off() {
     };
     assert_eq!(about("validatingadmissionpolicybindings"), 0);
     until_bound(&home, false, Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn an_operator_that_may_not_bind_says_what_it_lacks_and_enforces_all_the_same() {
+    let home = Home::without_operator("limited").await;
+    let plane = home.plane;
+    install_admission_policy(plane).await;
+    let role = plane.kubectl_ok(&["get", "clusterrole", "dcr-operator", "-o", "json"], None).await;
+    let mut role: Value = serde_json::from_str(&role).expect("JSON");
+    role["metadata"] = json!({"name": home.name});
+    let rules = role["rules"].as_array_mut().expect("rules");
+    let all = rules.len();
+    rules.retain(|rule| rule["apiGroups"][0] != "admissionregistration.k8s.io");
+    assert_eq!(rules.len(), all - 2);
+    plane.kubectl_ok(&["create", "--filename", "-"], Some(&role.to_string())).await;
+    plane.kubectl_ok(&["create", "serviceaccount", "limited", "--namespace", &home.name], None).await;
+    let account = format!("--serviceaccount={}:limited", home.name);
+    let role = format!("--clusterrole={}", home.name);
+    plane.kubectl_ok(&["create", "clusterrolebinding", &home.name, &role, &account], None).await;
+
+    let args = ["--leader-elect=false".to_owned()].to_vec();
+    let options = OperatorOptions { args, watch: vec![home.name.clone()], ..OperatorOptions::default() };
+    let kubeconfig = plane.service_account_kubeconfig(&home.name, "limited").await;
+    let operator = Operator::start_with_kubeconfig(kubeconfig, options).await;
+    home.apply(&policy("web", &json!({}))).await;
+    home.until_condition(POLICIES, "web", ["Ready", "True", "Ready"]).await;
+    wait_until("the log says what is missing", WAIT, async || {
+        let log = operator.log();
+        let line = log.lines().find(|line| line.contains("enforced by the operator alone"));
+        line.filter(|line| line.contains("deploy/base/rbac.yaml") && line.contains("forbidden")).map(str::to_owned)
+    })
+    .await;
 }
