@@ -13,7 +13,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 use kube::{Resource, api::ObjectMeta};
-use serde_json::Value;
 
 use super::{
     facts::REDIRECT_MEMBERS,
@@ -65,7 +64,7 @@ pub fn policy() -> ValidatingAdmissionPolicy {
             ]),
             variables: Some(variables()),
             validations: Some(vec![Validation {
-                expression: "variables.audited || variables.violations.size() == 0".into(),
+                expression: "variables.audited || variables.found.size() == 0".into(),
                 message: Some("a DcrPolicy forbids this OAuthClient".into()),
                 message_expression: Some(message.clone()),
                 reason: Some("Forbidden".into()),
@@ -123,30 +122,14 @@ fn member(name: &str, default: &str) -> String {
     format!("{} ? dyn(variables.metadata.{name}) : {default}", given(&format!("variables.metadata.{name}")))
 }
 
-/// A value as messages show it.
-fn shown(value: &str) -> String {
-    let line =
-        ["\\n", "\\r", "\\t"].iter().fold(format!("string({value})"), |text, c| format!("{text}.replace('{c}', ' ')"));
-    cut(&line)
-}
-
+/// Cut as [`super::Violation`] cuts it. `text` is short: it is written three times.
 fn cut(text: &str) -> String {
-    format!("(({text}).size() > {LONGEST_SHOWN} ? ({text}).substring(0, {LONGEST_SHOWN}) + '…' : {text})")
+    format!("({text}.size() > {LONGEST_SHOWN} ? {text}.substring(0, {LONGEST_SHOWN}) + '…' : {text})")
 }
 
-/// The violations that a list of values makes. `v` is a value.
+/// Field, value and hint of each value of a list.
 fn violations(field: &str, values: &str, hint: &str) -> String {
-    format!("({values}).map(v, variables.forbids + '{field}: ' + {} + ' (' + {hint} + ')')", shown("v"))
-}
-
-/// What a list allows, for messages.
-fn allowed(list: &str) -> String {
-    let joined = cut(&format!("params.spec.{list}.join(', ')"));
-    format!(
-        "{} ? (params.spec.{list}.size() == 0 ? '{}' : 'allowed: ' + {joined}) : ''",
-        given(&format!("params.spec.{list}")),
-        hints::NOTHING_ALLOWED
-    )
+    format!("{values}.map(v, ['{field}', string(v), {hint}])")
 }
 
 /// The variables are evaluated when they are first used, once, and each has a cost budget of its own.
@@ -165,11 +148,18 @@ impl Variables {
 
     /// The values that a list of the policy does not have. `v` is a value, and `permits` finds it in the list.
     fn judge_list(&mut self, field: &str, values: &str, list: &str, permits: &str) {
-        let hint = format!("{list}Hint");
-        self.set(&hint, allowed(list));
-        let forbidden = format!("{values}.filter(v, !({permits}))");
-        let found = violations(field, &forbidden, &format!("variables.{hint}"));
+        let hint = self.hint(list, &format!("params.spec.{list}"));
+        let found = violations(field, &format!("{values}.filter(v, !({permits}))"), &hint);
         self.judge(list, format!("{} ? {found} : []", given(&format!("params.spec.{list}"))));
+    }
+
+    /// What a list of texts allows.
+    fn hint(&mut self, name: &str, list: &str) -> String {
+        let (joined, hint) = (format!("{name}Joined"), format!("{name}Hint"));
+        self.set(&joined, format!("{list}.join(', ')"));
+        let all = cut(&format!("variables.{joined}"));
+        self.set(&hint, format!("{list}.size() == 0 ? '{}' : 'allowed: ' + {all}", hints::NOTHING_ALLOWED));
+        format!("variables.{hint}")
     }
 }
 
@@ -182,8 +172,15 @@ fn variables() -> Vec<Variable> {
     redirect_uris(&mut all);
     limits(&mut all);
     additional_metadata(&mut all);
-    let violations = all.1.join(" + ");
-    all.set("violations", format!("variables.applies ? {violations} : []"));
+    let found = all.1.join(" + ");
+    all.set("found", format!("variables.applies ? {found} : []"));
+    // On one line: a message with a line break would be replaced.
+    let line = ["\\n", "\\r", "\\t"].iter().fold("f[1]".to_owned(), |text, c| format!("{text}.replace('{c}', ' ')"));
+    all.set("lines", format!("variables.found.map(f, [f[0], {line}, f[2]])"));
+    let value = cut("f[1]");
+    let policy = "'DcrPolicy ' + string(params.metadata.name) + ' forbids '";
+    all.set("violations", format!("variables.lines.map(f, {policy} + f[0] + ': ' + {value} + ' (' + f[2] + ')')"));
+    all.set("message", "variables.violations.join('; ')");
     all.0
 }
 
@@ -211,7 +208,6 @@ fn applicability(all: &mut Variables) {
         ),
     );
     all.set("audited", "has(params.spec.enforcement) && params.spec.enforcement == 'Audit'");
-    all.set("forbids", "'DcrPolicy ' + string(params.metadata.name) + ' forbids '");
 }
 
 /// The client, with the defaults of RFC 7591 section 2 unless its members are a template's.
@@ -240,9 +236,15 @@ fn registration(all: &mut Variables) {
     all.set("softwareIds", format!("!variables.templatized && {} ? dyn([{id}]) : dyn([])", given(id)));
     let found = violations("software_id", "variables.softwareIds", &format!("'{}'", hints::SOFTWARE_ID));
     all.judge("templateInDisguise", format!("{} && !('Templatized' in {modes}) ? {found} : []", given(modes)));
-    let field = "' + (variables.templatized ? 'templateId' : 'software_id') + '";
-    let values = "(variables.templatized ? dyn([object.spec.templateId]) : variables.softwareIds)";
-    all.judge_list(field, values, "allowedTemplates", "v in params.spec.allowedTemplates");
+    for (name, field, values) in [
+        ("templates", "templateId", "(variables.templatized ? dyn([object.spec.templateId]) : dyn([]))"),
+        ("softwareIdsAsTemplates", "software_id", "variables.softwareIds"),
+    ] {
+        let templates = "params.spec.allowedTemplates";
+        let hint = all.hint(name, templates);
+        let found = violations(field, &format!("{values}.filter(v, !(v in {templates}))"), &hint);
+        all.judge(name, format!("{} ? {found} : []", given(templates)));
+    }
 }
 
 fn lists(all: &mut Variables) {
@@ -268,13 +270,11 @@ fn redirect_uris(all: &mut Variables) {
     let (given_rules, given_host) = (given(rules), given("r.host"));
     let (any_port, given_port) = (format!("({} && r.anyPort)", given("r.anyPort")), given("r.port"));
     let given_prefix = given("r.pathPrefix");
-    let rule = cut(&format!(
-        "{rules}.map(r, r.scheme + ':' + ({given_host} ? '//' + r.host : '') + ({any_port} ? ':*' : {given_port} ? ':' + string(r.port) : '') + ({given_prefix} ? r.pathPrefix : '')).join(', ')"
-    ));
-    all.set(
-        "redirectHint",
-        format!("{given_rules} ? ({rules}.size() == 0 ? '{}' : 'allowed: ' + {rule}) : ''", hints::NOTHING_ALLOWED),
+    let shown = format!(
+        "{rules}.map(r, r.scheme + ':' + ({given_host} ? '//' + r.host : '') + ({any_port} ? ':*' : {given_port} ? ':' + string(r.port) : '') + ({given_prefix} ? r.pathPrefix : ''))"
     );
+    all.set("redirectRules", shown);
+    let hint = all.hint("redirect", "variables.redirectRules");
     // An address that is read in one way only, and its parts; an empty scheme matches no rule.
     let well_formed = format!(
         "u.matches(r\"{WELL_FORMED}\") && !u.matches(r\"{AMBIGUOUS}\") && isURL(u) && (url(u).getPort() == '' || int(url(u).getPort()) <= 65535)"
@@ -300,7 +300,7 @@ fn redirect_uris(all: &mut Variables) {
     for name in REDIRECT_MEMBERS {
         all.set(&format!("{name}_parts"), format!("({}).map(u, {parts})", member(name, "dyn([])")));
         let forbidden = format!("variables.{name}_parts.filter(p, !({permits})).map(p, p.text)");
-        let found = violations(name, &forbidden, "variables.redirectHint");
+        let found = violations(name, &forbidden, &hint);
         all.judge(name, format!("{given_rules} ? {found} : []"));
     }
     let flag = member("allow_per_request_redirect_uris", "dyn(false)");
@@ -311,7 +311,7 @@ fn redirect_uris(all: &mut Variables) {
 fn limits(all: &mut Variables) {
     let key = "variables.metadata.require_proof_key";
     let (key_given, pkce) = (given(key), given("params.spec.requirePkce"));
-    let stated = format!("{key_given} ? dyn({key} ? [] : ['false']) : dyn(variables.templatized ? [] : ['absent'])");
+    let stated = format!("({key_given} ? dyn({key} ? [] : ['false']) : dyn(variables.templatized ? [] : ['absent']))");
     let found = violations("require_proof_key", &stated, &format!("'{}'", hints::PROOF_KEY));
     all.judge("proofKey", format!("{pkce} && params.spec.requirePkce ? {found} : []"));
     for (name, limit) in [("access_token_ttl", "maxAccessTokenTtl"), ("refresh_token_ttl", "maxRefreshTokenTtl")] {
@@ -325,10 +325,10 @@ fn limits(all: &mut Variables) {
 fn additional_metadata(all: &mut Variables) {
     let additional = "object.spec.additionalMetadata";
     all.set("additional", format!("{} ? dyn({additional}).map(k, k) : []", given(additional)));
-    let known = Value::from(members_of_client_metadata());
+    let known = members_of_client_metadata().iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     // Some servers read names without regard to case, as Unicode folds it.
     let folded = "string(v).replace('\\u017f', 's').replace('\\u212a', 'k').lowerAscii()";
-    all.set("smuggled", format!("variables.additional.filter(v, {folded} in {known})"));
+    all.set("smuggled", format!("variables.additional.filter(v, {folded} in [{known}])"));
     let found = violations("additionalMetadata", "variables.smuggled", &format!("'{}'", hints::SMUGGLED));
     all.judge("misplaced", found);
     let list = "allowedAdditionalMetadata";
