@@ -31,7 +31,7 @@ const LONGEST_MESSAGE: usize = 1200;
 #[must_use]
 pub fn policy() -> ValidatingAdmissionPolicy {
     let message = format!(
-        "variables.violations.join('; ').size() > {LONGEST_MESSAGE} ? variables.violations.join('; ').substring(0, {LONGEST_MESSAGE}) + '…' : variables.violations.join('; ')"
+        "variables.message.size() > {LONGEST_MESSAGE} ? variables.message.substring(0, {LONGEST_MESSAGE}) + '…' : variables.message"
     );
     ValidatingAdmissionPolicy {
         metadata: ObjectMeta {
