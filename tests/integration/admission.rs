@@ -8,6 +8,11 @@ use dcr_operator::{
     policy::{Older, Verdict, admission, joined, judge},
 };
 use futures::{StreamExt, stream};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    string::string_regex,
+    test_runner::TestRunner,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -283,4 +288,42 @@ async fn a_long_refusal_is_cut_and_still_says_what_is_wrong() {
         &message,
         &["DcrPolicy web forbids scope: scope-0 (nothing is allowed); DcrPolicy web forbids scope: scope-1 ", "…"],
     );
+}
+
+/// The table has what people thought of. This has the rest: texts near the border, made at random and always the same.
+#[tokio::test]
+async fn redirect_uris_made_at_random_are_judged_alike() {
+    let rules = json!({"allowedRedirectUris": [
+        {"scheme": "https", "host": "*.a.example", "pathPrefix": "/p"},
+        {"scheme": "http", "host": "127.0.0.1", "anyPort": true},
+        {"scheme": "http", "host": "[::1]", "port": 8080, "pathPrefix": "/"},
+        {"scheme": "app", "pathPrefix": "/cb"},
+    ]});
+    let policies = [("web".to_owned(), rules)];
+    let home = bound(lenient_plane(), &json!({}), &policies).await;
+    let pattern = "(https://([a-z0-9_.%@-]{0,4}[.])?a[.]example|http://127[.]0[.]0[.]1|http://\\[::1\\]|app:)\
+        (:(443|80|8080|0|70000|[0-9]{0,6}))?(/(p|cb|[.]{1,2}|%2[efEF5]|%5c|[a-z;=@:%!*'(),-]{0,3}|[ -~]))?\
+        (/|/[.]|//|;|[ -~]|é)?([?#][ -~]{0,3})?";
+    let strategy = string_regex(pattern).expect("an expression");
+    let mut runner = TestRunner::deterministic();
+    let uris: Vec<String> = (0..500).map(|_| strategy.new_tree(&mut runner).expect("a text").current()).collect();
+    let (home, policies) = (&home, &policies);
+    let verdicts: Vec<(String, bool, Result<(), String>)> = stream::iter(uris)
+        .map(|uri| async move {
+            let spec = json!({"clientMetadata": {"redirect_uris": [uri]}});
+            let expected = own_verdict(&spec, policies, &Value::Null, &home.name).is_allowed();
+            (uri, expected, try_create(home, &spec).await)
+        })
+        .buffer_unordered(16)
+        .collect()
+        .await;
+    let differ: Vec<_> = verdicts.iter().filter(|(_, expected, answer)| answer.is_ok() != *expected).collect();
+    assert!(differ.is_empty(), "{differ:#?}");
+    let failed = |answer: &Result<(), String>| {
+        answer.as_ref().is_err_and(|message| !message.contains("DcrPolicy web forbids redirect_uris: "))
+    };
+    let failures: Vec<_> = verdicts.iter().filter(|(_, _, answer)| failed(answer)).collect();
+    assert!(failures.is_empty(), "refused for another reason: {failures:#?}");
+    let allowed = verdicts.iter().filter(|(_, allowed, _)| *allowed).count();
+    assert!((25..475).contains(&allowed), "both verdicts should be common, {allowed} of 500 are allowed");
 }

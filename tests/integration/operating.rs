@@ -37,6 +37,14 @@ fn the_crds_are_printed_as_they_are_committed() {
     assert_eq!(printed, committed.iter().map(|document| document.trim()).collect::<Vec<_>>());
 }
 
+#[test]
+fn the_admission_policy_is_printed_as_it_is_committed() {
+    let output = command().arg("admission-policy").stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success());
+    let committed = fs::read_to_string(repository("deploy/base/admission-policy.yaml")).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim_start_matches("---\n"), committed);
+}
+
 #[tokio::test]
 async fn health_and_metrics_are_served() {
     let operator = shared_operator();

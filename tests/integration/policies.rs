@@ -273,3 +273,34 @@ async fn where_admission_has_no_policy_the_operator_says_what_to_install() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn whatever_comes_first_a_policy_or_a_client_the_last_word_is_the_policys() {
+    let (home, server) = home_with_a_profile("meanwhile").await;
+    let name = |prefix: &str, number: usize| format!("{prefix}-{number}");
+    let apply_all = async |prefix: &str| {
+        let clients = (0..20).map(|number| home.oauth_client(&name(prefix, number)));
+        stream::iter(clients).for_each_concurrent(4, async |client| home.apply(&client).await).await;
+    };
+    // A policy goes while clients come: none stays refused.
+    home.apply(&policy("none", &json!({"allowedScopes": []}))).await;
+    futures::join!(apply_all("a"), async {
+        home.until_condition(CLIENTS, "a-5", ["Accepted", "False", "PolicyDenied"]).await;
+        home.delete(POLICIES, "none").await;
+    });
+    for number in 0..20 {
+        home.until_ready(&name("a", number)).await;
+    }
+    // A policy comes while clients come: each says that it is refused, registered or not.
+    futures::join!(apply_all("b"), async {
+        home.until_ready("b-5").await;
+        home.apply(&policy("none", &json!({"allowedScopes": []}))).await;
+    });
+    let mut registered = 20;
+    for number in 0..20 {
+        home.until_condition(CLIENTS, &name("b", number), ["Accepted", "False", "PolicyDenied"]).await;
+        let client = home.get(CLIENTS, &name("b", number)).await.unwrap();
+        registered += usize::from(client["status"]["clientId"].is_string());
+    }
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), registered);
+}
