@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema, core::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use schema::known_members as members_of_client_metadata;
+pub use schema::reserved_members;
 
 /// What may be registered through the TokenProfiles of the policy's own namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

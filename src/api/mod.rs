@@ -11,7 +11,7 @@ mod token_profile;
 pub use client_metadata::ClientMetadata;
 pub use dcr_policy::{
     DcrPolicy, DcrPolicySpec, DcrPolicyStatus, Enforcement, PolicyClients, PolicyProfileRef, RedirectUriRule,
-    RegistrationMode, members_of_client_metadata,
+    RegistrationMode, reserved_members,
 };
 pub use oauth_client::{
     Binding, DeletionPolicy, OAuthClient, OAuthClientSpec, OAuthClientStatus, PossibleOrphan, ProfileRef, SecretFormat,
@@ -25,6 +25,11 @@ pub use token_profile::{
 
 /// The API group of all three kinds.
 pub const GROUP: &str = "dcr-operator.dev";
+/// Keeps an OAuthClient (and its registration Secret) until the server has been told.
+pub const FINALIZER: &str = "dcr-operator.dev/deregister";
+/// Value of [`labels::MANAGED_BY`], and the field manager of what the operator applies.
+pub const OPERATOR: &str = "dcr-operator";
+
 /// Members of a registration that only the server gives (RFC 7591 section 3.2.1, RFC 7592 section 3).
 pub const ISSUED_BY_SERVER: [&str; 6] = [
     "client_id",
@@ -34,10 +39,6 @@ pub const ISSUED_BY_SERVER: [&str; 6] = [
     "registration_access_token",
     "registration_client_uri",
 ];
-/// Keeps an OAuthClient (and its registration Secret) until the server has been told.
-pub const FINALIZER: &str = "dcr-operator.dev/deregister";
-/// Value of [`labels::MANAGED_BY`], and the field manager of what the operator applies.
-pub const OPERATOR: &str = "dcr-operator";
 
 /// Labels that the operator sets or asks for.
 pub mod labels {
@@ -93,6 +94,11 @@ pub mod reasons {
     pub const INVALID_METADATA: &str = "InvalidMetadata";
     pub const PROFILE_NOT_READY: &str = "ProfileNotReady";
 
+    /// Of an event: a policy that only audits would have denied the client.
+    pub const POLICY_AUDITED: &str = "PolicyAudited";
+    /// Of a DcrPolicy that can't be satisfied, or that has a part which can't match anything.
+    pub const CONTRADICTORY: &str = "Contradictory";
+
     pub const REGISTERED: &str = "Registered";
     pub const REGISTRATION_LOST: &str = "RegistrationLost";
     pub const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
@@ -115,7 +121,5 @@ pub mod reasons {
     pub const NOT_REQUIRED: &str = "NotRequired";
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
     pub const SECRET_NOT_LABELLED: &str = "SecretNotLabelled";
-    pub const CONTRADICTORY: &str = "Contradictory";
-    pub const AUDITED: &str = "PolicyAudited";
     pub const DISCOVERY_FAILED: &str = "DiscoveryFailed";
 }

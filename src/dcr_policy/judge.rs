@@ -347,7 +347,7 @@ impl Audited {
             let events = &context.events;
             stream::iter(news)
                 .for_each_concurrent(EVENTS_AT_ONCE, async |(client, text)| {
-                    events.warning(&client, reasons::AUDITED, &text).await;
+                    events.warning(&client, reasons::POLICY_AUDITED, &text).await;
                 })
                 .await;
         });

@@ -19,7 +19,7 @@ use super::{
     redirect_uri::{AMBIGUOUS, WELL_FORMED},
     verdict::{LONGEST_SHOWN, hints},
 };
-use crate::api::{DcrPolicy, GROUP, OPERATOR, labels, members_of_client_metadata};
+use crate::api::{DcrPolicy, GROUP, OPERATOR, labels, reserved_members};
 
 /// Name of the ValidatingAdmissionPolicy.
 pub const NAME: &str = "oauthclients.dcr-operator.dev";
@@ -325,7 +325,7 @@ fn limits(all: &mut Variables) {
 fn additional_metadata(all: &mut Variables) {
     let additional = "object.spec.additionalMetadata";
     all.set("additional", format!("{} ? dyn({additional}).map(k, k) : []", given(additional)));
-    let known = members_of_client_metadata().iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let known = reserved_members().iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     // Some servers read names without regard to case, as Unicode folds it.
     let folded = "string(v).replace('\\u017f', 's').replace('\\u212a', 'k').lowerAscii()";
     all.set("smuggled", format!("variables.additional.filter(v, {folded} in [{known}])"));

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Subject, redirect_uri::RedirectUri};
-use crate::api::{RegistrationMode, members_of_client_metadata};
+use crate::api::{RegistrationMode, reserved_members};
 
 /// The members whose URIs a server sends a browser to.
 pub const REDIRECT_MEMBERS: [&str; 3] = ["redirect_uris", "post_logout_redirect_uris", "claims_redirect_uris"];
@@ -60,8 +60,7 @@ impl Facts {
             None => vec![default.to_owned()],
             Some(values) => values,
         };
-        let (smuggled, additional) =
-            subject.additional.keys().cloned().partition(|name| is_member_of_client_metadata(name));
+        let (smuggled, additional) = subject.additional.keys().cloned().partition(|name| is_reserved(name));
         Self {
             mode: Some(if templatized { RegistrationMode::Templatized } else { RegistrationMode::NonTemplatized }),
             template: match subject.template {
@@ -140,16 +139,16 @@ fn proof_key(members: &Map<String, Value>) -> ProofKey {
 fn seconds(members: &Map<String, Value>, name: &str) -> Option<Seconds> {
     let value = members.get(name).filter(|value| !value.is_null())?;
     let text = text(value);
-    let count = value.as_i64().or_else(|| text.parse().ok()).unwrap_or(i64::MAX);
+    let count = value.as_i64().or_else(|| text.parse().ok()).filter(|count| *count >= 0).unwrap_or(i64::MAX);
     Some(Seconds { count, text })
 }
 
 /// Some servers read member names without regard to case, as Unicode folds it: two letters outside ASCII become `s` and
 /// `k`.
-fn is_member_of_client_metadata(name: &str) -> bool {
+fn is_reserved(name: &str) -> bool {
     use std::{collections::BTreeSet, sync::LazyLock};
-    static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| members_of_client_metadata().into_iter().collect());
-    KNOWN.contains(&name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase())
+    static RESERVED: LazyLock<BTreeSet<String>> = LazyLock::new(|| reserved_members().into_iter().collect());
+    RESERVED.contains(&name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase())
 }
 
 fn text(value: &Value) -> String {

@@ -59,7 +59,7 @@ pub(super) fn additional_names(schema: &mut Schema) {
     schema.insert("x-kubernetes-list-type".into(), "set".into());
     if let Some(items) = schema.get_mut("items").and_then(|items| <&mut Schema>::try_from(items).ok()) {
         length(items, 256);
-        let known = Value::from_iter(known_members());
+        let known = Value::from_iter(reserved_members());
         rule(
             items,
             &format!("!(self.lowerAscii() in {known})"),
@@ -71,7 +71,7 @@ pub(super) fn additional_names(schema: &mut Schema) {
 
 /// The members that `additionalMetadata` can't have, in alphabetical order.
 #[must_use]
-pub fn known_members() -> Vec<String> {
+pub fn reserved_members() -> Vec<String> {
     let mut names: Vec<String> = ClientMetadata::known_names().iter().cloned().collect();
     names.extend(ISSUED_BY_SERVER.map(str::to_owned));
     names.sort();
