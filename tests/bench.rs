@@ -14,11 +14,11 @@ use std::{
 };
 
 use dcr_operator::{
-    api::{DcrPolicy, OAuthClient},
-    policy::{Older, Subject, judge},
+    api::{DcrPolicy, DcrPolicySpec, OAuthClient},
+    policy::{Older, Subject, admission::binding_name, judge},
 };
 use futures::{StreamExt, TryStreamExt, future::join, stream};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::admissionregistration::v1::ValidatingAdmissionPolicyBinding, jiff::Timestamp};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams},
@@ -328,6 +328,7 @@ impl Bench {
                 with.push(one().await);
             }
         }
+        self.binding().await;
         let (without, with) = (Spread::of(without), Spread::of(with));
         row(
             &format!("creating a client without the admission policy, median of {}", ROUNDS * APPLIES),
@@ -336,6 +337,29 @@ impl Bench {
         );
         row("  with it and one policy", &micros(with.median), "");
         row("  what it adds", &micros(with.median.saturating_sub(without.median)), "<= 2 ms");
+    }
+
+    /// How soon the first policy of a namespace is bound to admission.
+    async fn binding(&self) {
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.plane.client());
+        let mut times = Vec::new();
+        for round in 0..RUNS {
+            let namespace = format!("bench-binding-{round}");
+            self.plane.kubectl_ok(&["create", "namespace", &namespace], None).await;
+            let policies: Api<DcrPolicy> = Api::namespaced(self.plane.client(), &namespace);
+            let policy = DcrPolicy::new("web", DcrPolicySpec::default());
+            let begin = Instant::now();
+            policies.create(&PostParams::default(), &policy).await.expect("a policy");
+            let name = binding_name(&namespace);
+            while bindings.get_opt(&name).await.expect("an answer").is_none() {
+                assert!(begin.elapsed() < LIMIT, "not bound");
+                sleep(Duration::from_millis(2)).await;
+            }
+            times.push(begin.elapsed());
+        }
+        let times = Spread::of(times);
+        row(&format!("the first policy of a namespace, until it is bound, median of {RUNS}"), &time(times.median), "");
+        row("  95th percentile", &time(times.p95), "< 1 s");
     }
 
     /// Waits until the operator has written nothing for a while.

@@ -6,7 +6,7 @@ use crate::{
     bindings::complete_plane,
     fixtures::*,
     support::{
-        authorization_server::AuthorizationServer,
+        authorization_server::{AuthorizationServer, AuthorizationServerOptions},
         control_plane::ControlPlane,
         fault_server::{FaultServer, Registrar},
         process::wait_until,
@@ -161,7 +161,7 @@ async fn the_commands_of_the_page_about_policies_do_what_it_says() {
     let page = std::fs::read_to_string(repository("docs/policy.md")).expect("the page");
     let blocks = blocks(&page);
     assert!(blocks.len() >= 8 && blocks.iter().filter(|block| block.output.is_some()).count() >= 4);
-    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let server = AuthorizationServer::start(AuthorizationServerOptions::default()).await;
     let plane = complete_plane();
     let mut script = String::from("exec 2>&1\n");
     for (index, block) in blocks.iter().enumerate() {
@@ -177,7 +177,7 @@ async fn the_commands_of_the_page_about_policies_do_what_it_says() {
     shell
         .arg("-c")
         .arg(&script)
-        .env("ISSUER", server.url(""))
+        .env("ISSUER", server.issuer())
         .env("REGISTRAR_SECRET", AuthorizationServer::REGISTRAR_SECRET)
         .stdin(std::process::Stdio::null());
     let output = tokio::time::timeout(std::time::Duration::from_mins(2), shell.output()).await;
@@ -196,6 +196,7 @@ async fn the_commands_of_the_page_about_policies_do_what_it_says() {
             assert!(words(said).contains(&words(line)), "{commands}\nshould print {line:?}, and printed:\n{said}");
         }
     }
-    assert_eq!(server.requests_to("POST", "/reg").len(), 1, "what was refused never reached the server");
-    assert_eq!(server.registrar(|registrar| registrar.client_count()), 0, "the page cleans up");
+    let requests = server.requests().await;
+    assert_eq!(requests["register"], 1, "what was refused never reached the server: {requests}");
+    wait_until("the client is gone", WAIT, async || server.clients().await.is_empty()).await;
 }
