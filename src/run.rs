@@ -235,7 +235,18 @@ async fn control(
     let bindings = dcr_policy::keep_bindings(Arc::clone(&context), own_namespaces, Arc::clone(&policies_changed));
     let look = move |change| tell.clients(&change);
     let judge = dcr_policy::judge(Arc::clone(&context), judged, recounts, look, policies_changed);
-    tokio::join!(join_all(controllers), judge, bindings);
+    // Tasks of their own: judging very many clients must not hold up the controllers.
+    let (judge, bindings) = (tokio::spawn(judge), tokio::spawn(bindings));
+    let controllers = join_all(controllers);
+    tokio::pin!(controllers);
+    let finished = tokio::select! {
+        _ = &mut controllers => true,
+        _ = judge => false,
+        _ = bindings => false,
+    };
+    if !finished && stop.is_cancelled() {
+        controllers.await;
+    }
 }
 
 /// Where changes are told.

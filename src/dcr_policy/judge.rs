@@ -157,7 +157,7 @@ pub async fn judge(
     context: Arc<Context>,
     mut changes: UnboundedReceiver<Change>,
     recounted: Vec<UnboundedSender<Key>>,
-    look: impl Fn(Changes) + Send,
+    look: impl Fn(Changes) + Send + 'static,
     policies_changed: Arc<Notify>,
 ) {
     let mut policies = Policies::default();
