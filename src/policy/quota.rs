@@ -91,9 +91,14 @@ impl Seniority {
     pub fn older(&self, client: &OAuthClient, enough: usize) -> Older {
         let ranks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let namespace = client.namespace().unwrap_or_default();
-        let Some(place) = ranks.places.get(&(namespace.clone(), client.name_any())) else { return Older::default() };
         let Some(places) = ranks.namespaces.get(&namespace) else { return Older::default() };
-        let before: Range<'_, Place, (String, String)> = places.range(..place);
+        let uid = client.uid();
+        let place = ranks.places.get(&(namespace, client.name_any())).filter(|place| Some(&place.4) == uid.as_ref());
+        // What the watch has not shown yet came last.
+        let before: Range<'_, Place, (String, String)> = match place {
+            Some(place) => places.range(..place),
+            None => places.range(..),
+        };
         let mut older = Older::default();
         for (_, (profile_namespace, profile)) in before {
             if profile_namespace == namespace_of(client) {

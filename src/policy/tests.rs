@@ -176,6 +176,7 @@ fn a_client_made_anew_under_the_same_name_is_the_youngest() {
     let b = client("b", "2", 10, "p", false);
     note(&seniority, &b);
     let again = client("a", "3", 10, "p", false);
+    assert!(seniority.older(&again, 9).of_profile > 0, "before the watch has shown it, too");
     note(&seniority, &again);
     assert_eq!((seniority.older(&b, 9).of_profile, seniority.older(&again, 9).of_profile), (0, 1));
 }
