@@ -43,5 +43,5 @@ bench: ## The figures of docs/performance.md, measured
 	$(CONTROL_PLANE) DCR_OPERATOR_BINARY=target/release/dcr-operator target/release/examples/bench
 
 .PHONY: crds
-crds: ## Write crds/ anew from the types
-	UPDATE_CRDS=1 cargo test --locked --lib crds_are_committed
+crds: ## Write crds/ and the admission policy anew from the code
+	UPDATE_CRDS=1 cargo test --locked --lib _committed

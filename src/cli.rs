@@ -20,6 +20,8 @@ pub enum Command {
     Run(RunArgs),
     /// Print the three CustomResourceDefinitions as YAML.
     Crds,
+    /// Print the ValidatingAdmissionPolicy as YAML.
+    AdmissionPolicy,
 }
 
 /// How the operator runs. Every flag also comes from the environment.
@@ -52,6 +54,11 @@ pub struct RunArgs {
     /// Accept http:// endpoints. For tests and demos: tokens and secrets would travel in clear.
     #[arg(long, env = "DCR_OPERATOR_ALLOW_INSECURE_HTTP", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub allow_insecure_http: bool,
+
+    /// Keep a ValidatingAdmissionPolicyBinding for each namespace that has a DcrPolicy, so that forbidden OAuthClients are
+    /// refused at apply.
+    #[arg(long, env = "DCR_OPERATOR_ADMISSION_BINDINGS", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub admission_bindings: bool,
 
     /// `text` for people, `json` for machines.
     #[arg(long, env = "DCR_OPERATOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]

@@ -1,6 +1,6 @@
 //! What the controllers share at run time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{DcrPolicy, OAuthClient, TokenProfile},
+    dcr_policy::Counts,
     kubernetes::{Backoff, Cache, Events, Written},
     oauth_client::Compared,
     ops::Metrics,
+    policy::{Older, Seniority},
     token_profile::{Circuits, Connections, Findings},
 };
 
@@ -24,6 +26,7 @@ pub struct Settings {
     pub allow_insecure_http: bool,
     pub deletion_timeout: Duration,
     pub workers: u16,
+    pub admission_bindings: bool,
 }
 
 /// Shared by all controllers.
@@ -34,6 +37,10 @@ pub struct Context {
     pub profiles: Cache<TokenProfile>,
     pub policies: Cache<DcrPolicy>,
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// The clients by age.
+    pub seniority: Arc<Seniority>,
+    /// How many clients each policy is about.
+    pub counts: Counts,
     pub connections: Connections,
     /// What the profile controller has found out about the servers.
     pub findings: Findings,
@@ -55,6 +62,15 @@ impl Context {
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
         self.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace.labels().clone()).unwrap_or_default()
+    }
+
+    /// The clients that came before this one, as far as one of these policies counts them.
+    #[must_use]
+    pub fn older<'a>(&self, client: &OAuthClient, policies: impl IntoIterator<Item = &'a DcrPolicy>) -> Older {
+        let most = policies.into_iter().filter_map(|policy| policy.spec.max_clients_per_namespace).max();
+        most.map_or_else(Older::default, |most| {
+            self.seniority.older(client, usize::try_from(most).unwrap_or(usize::MAX))
+        })
     }
 
     /// Whether a namespace is being deleted: it takes nothing new, and nothing can stop it.

@@ -6,6 +6,7 @@ use clap::Parser;
 use dcr_operator::{
     api,
     cli::{Cli, Command},
+    policy,
     run::run,
 };
 
@@ -21,6 +22,7 @@ async fn main() -> ExitCode {
         None => run(args).await,
         Some(Command::Run(args)) => run(args).await,
         Some(Command::Crds) => print_yaml(&api::crds()),
+        Some(Command::AdmissionPolicy) => print_yaml(&[policy::admission::policy()]),
     }
 }
 

@@ -18,7 +18,10 @@ use kube::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -27,10 +30,11 @@ use crate::{
     api::{DcrPolicy, OAuthClient, OPERATOR, TokenProfile, labels},
     cli::RunArgs,
     context::{Context, Settings},
-    dcr_policy,
-    kubernetes::{self, Backoff, Cache, Events, SecretChange, Watched, Written, follow, lease, watch_secrets},
+    dcr_policy::{self, Counts},
+    kubernetes::{self, Backoff, Cache, Events, Key, SecretChange, Watched, Written, follow, lease, watch_secrets},
     oauth_client::{self, Changes, Compared},
     ops::{self, Health, Metrics},
+    policy::Seniority,
     token_profile::{self, Circuits, Connections, Findings},
 };
 
@@ -52,6 +56,7 @@ pub async fn run(args: RunArgs) -> ExitCode {
         workers,
         deletion_timeout,
         allow_insecure_http,
+        admission_bindings,
         log_format,
         log_level,
     } = args;
@@ -73,7 +78,7 @@ pub async fn run(args: RunArgs) -> ExitCode {
     let admin_done = CancellationToken::new();
     let mut admin = tokio::spawn(ops::serve(admin_address, health.clone(), metrics.clone(), admin_done.clone()));
 
-    let settings = Settings { allow_insecure_http, deletion_timeout, workers };
+    let settings = Settings { allow_insecure_http, deletion_timeout, workers, admission_bindings };
     let lease_namespace = lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     let work = lead(client, settings, namespaces, leader_elect.then_some(lease_namespace), health, metrics, stop);
     let code = tokio::select! {
@@ -180,16 +185,21 @@ async fn control(
     let scopes: Vec<Option<String>> =
         if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     let (senders, receivers): (Vec<_>, Vec<_>) = scopes.iter().map(|_| unbounded_channel()).unzip();
-    let changes = Arc::new(senders);
+    let (to_judge, judged) = unbounded_channel();
+    let tell = Tell { clients: Arc::new(senders), judge: to_judge };
+    let (recounts, recounted): (Vec<_>, Vec<_>) = scopes.iter().map(|_| unbounded_channel()).unzip();
+    let seniority = Arc::new(Seniority::default());
     let watches: Vec<Watches> =
-        scopes.iter().map(|scope| Watches::start(&client, scope.as_deref(), &changes)).collect();
-    let namespaces = watch_namespaces(&client, changes);
+        scopes.iter().map(|scope| Watches::start(&client, scope.as_deref(), &tell, &seniority)).collect();
+    let namespaces = watch_namespaces(&client, tell.clone());
 
     let context = Arc::new(Context {
         clients: Cache::new(watches.iter().map(|watches| watches.clients.store.clone()).collect()),
         profiles: Cache::new(watches.iter().map(|watches| watches.profiles.store.clone()).collect()),
         policies: Cache::new(watches.iter().map(|watches| watches.policies.store.clone()).collect()),
         namespaces,
+        seniority,
+        counts: Counts::default(),
         connections: Connections::new(client.clone(), settings.allow_insecure_http),
         findings: Findings::default(),
         events: Events::new(client.clone(), std::env::var("POD_NAME").ok()),
@@ -214,22 +224,51 @@ async fn control(
         () = synced => {}
         () = stop.cancelled() => return,
     }
+    context.seniority.listed();
     tracing::info!("the watches have delivered their first lists");
     health.synced();
-    let controllers = watches
-        .into_iter()
-        .zip(&scopes)
-        .zip(receivers)
-        .map(|((watches, scope), changes)| watches.run(Arc::clone(&context), scope.as_deref(), changes));
-    join_all(controllers).await;
+    let controllers = watches.into_iter().zip(&scopes).zip(receivers.into_iter().zip(recounted)).map(
+        |((watches, scope), (changes, recounted))| {
+            watches.run(Arc::clone(&context), scope.as_deref(), changes, recounted)
+        },
+    );
+    let policies_changed = Arc::new(Notify::new());
+    let own_namespaces = scopes.iter().flatten().cloned().collect();
+    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), own_namespaces, Arc::clone(&policies_changed));
+    let look = move |change| tell.clients(&change);
+    let judge = dcr_policy::judge(Arc::clone(&context), judged, recounts, look, policies_changed);
+    // Tasks of their own: judging very many clients must not hold up the controllers.
+    let (judge, bindings) = (tokio::spawn(judge), tokio::spawn(bindings));
+    let controllers = join_all(controllers);
+    tokio::pin!(controllers);
+    let finished = tokio::select! {
+        _ = &mut controllers => true,
+        _ = judge => false,
+        _ = bindings => false,
+    };
+    if !finished && stop.is_cancelled() {
+        controllers.await;
+    }
 }
 
-type Senders = Arc<Vec<UnboundedSender<Changes>>>;
+/// Where changes are told.
+#[derive(Clone)]
+struct Tell {
+    clients: Arc<Vec<UnboundedSender<Changes>>>,
+    judge: UnboundedSender<dcr_policy::Change>,
+}
 
-fn tell(senders: &Senders, change: &Changes) {
-    for sender in senders.iter() {
-        // Nobody listens any more: the process is stopping.
-        let _ = sender.send(change.clone());
+impl Tell {
+    fn clients(&self, change: &Changes) {
+        for sender in self.clients.iter() {
+            // Nobody listens any more: the process is stopping.
+            let _ = sender.send(change.clone());
+        }
+    }
+
+    fn judge(&self, change: dcr_policy::Change) {
+        // As above.
+        let _ = self.judge.send(change);
     }
 }
 
@@ -238,46 +277,56 @@ struct Watches {
     clients: Watched<OAuthClient>,
     profiles: Watched<TokenProfile>,
     policies: Watched<DcrPolicy>,
-    changes: Senders,
+    tell: Tell,
 }
 
 impl Watches {
-    fn start(client: &Client, scope: Option<&str>, changes: &Senders) -> Self {
+    fn start(client: &Client, scope: Option<&str>, tell: &Tell, seniority: &Arc<Seniority>) -> Self {
         let (mut digests, mut generations) = (HashMap::new(), HashMap::new());
-        let of_profiles = Arc::clone(changes);
-        let of_policies = Arc::clone(changes);
+        let (of_clients, of_profiles, of_policies) = (tell.clone(), tell.clone(), tell.clone());
+        let seniority = Arc::clone(seniority);
         Self {
-            changes: Arc::clone(changes),
-            clients: Watched::start(api(client, scope), |_, _| {}),
+            tell: tell.clone(),
+            clients: Watched::start(api(client, scope), move |(namespace, name), client: Option<&OAuthClient>| {
+                let freed = seniority.note(&namespace, &name, client);
+                of_clients.judge(dcr_policy::Change::Client { namespace, name, freed });
+            }),
             profiles: Watched::start(api(client, scope), move |key, profile: Option<&TokenProfile>| {
                 let digest = profile.map(token_profile::digest);
                 // A profile's count of clients changes with each of them, and is no news to them.
                 if digests.insert(key.clone(), digest) != Some(digest) {
-                    tell(&of_profiles, &Changes::Profile(key.0, key.1));
+                    of_profiles.judge(dcr_policy::Change::Profile(key.0.clone(), key.1.clone()));
+                    of_profiles.clients(&Changes::Profile(key.0, key.1));
                 }
             }),
             policies: Watched::start(api(client, scope), move |key, policy: Option<&DcrPolicy>| {
                 let generation = policy.map(|policy| (policy.uid(), policy.metadata.generation));
                 if generations.insert(key.clone(), generation.clone()) != Some(generation) {
-                    tell(&of_policies, &Changes::Policies(key.0));
+                    of_policies.judge(dcr_policy::Change::Policy(key.0, key.1));
                 }
             }),
         }
     }
 
-    async fn run(self, context: Arc<Context>, scope: Option<&str>, changes: UnboundedReceiver<Changes>) {
-        let told = self.changes;
+    async fn run(
+        self,
+        context: Arc<Context>,
+        scope: Option<&str>,
+        changes: UnboundedReceiver<Changes>,
+        recounted: UnboundedReceiver<Key>,
+    ) {
+        let told = self.tell;
         let secrets = |labels: &str| watch_secrets(api(&context.client, scope), labels);
         let credentials = secrets(&format!("{}=true", labels::CREDENTIALS)).inspect(move |change| {
             // A client may be adopted with one; after a cut, the clients that wait look again by themselves.
             if let SecretChange::Of(secret) = change {
-                tell(&told, &Changes::Credentials(secret.namespace().unwrap_or_default(), secret.name_any()));
+                told.clients(&Changes::Credentials(secret.namespace().unwrap_or_default(), secret.name_any()));
             }
         });
         let own = secrets(&format!("{}={OPERATOR}", labels::MANAGED_BY));
         tokio::join!(
             token_profile::run(Arc::clone(&context), self.profiles, credentials),
-            dcr_policy::run(Arc::clone(&context), self.policies),
+            dcr_policy::run(Arc::clone(&context), self.policies, recounted),
             oauth_client::run(Arc::clone(&context), self.clients, own, changes),
         );
     }
@@ -294,12 +343,13 @@ where
 }
 
 /// The labels of all namespaces, for selectors.
-fn watch_namespaces(client: &Client, changes: Senders) -> Store<PartialObjectMeta<Namespace>> {
+fn watch_namespaces(client: &Client, tell: Tell) -> Store<PartialObjectMeta<Namespace>> {
     let mut labels = HashMap::new();
     follow(Api::all(client.clone()), move |reference: ObjectRef<PartialObjectMeta<Namespace>>, namespace| {
         let now = namespace.map(|namespace| namespace.labels().clone());
         if labels.insert(reference.name.clone(), now.clone()) != Some(now) {
-            tell(&changes, &Changes::Namespace(reference.name));
+            tell.judge(dcr_policy::Change::Namespace(reference.name.clone()));
+            tell.clients(&Changes::Namespace(reference.name));
         }
     })
 }

@@ -13,12 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dcr_operator::api::OAuthClient;
+use dcr_operator::{
+    api::{DcrPolicy, DcrPolicySpec, OAuthClient},
+    policy::{Older, Subject, admission::binding_name, judge},
+};
 use futures::{StreamExt, TryStreamExt, future::join, stream};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::admissionregistration::v1::ValidatingAdmissionPolicyBinding, jiff::Timestamp};
 use kube::{
     Api,
-    api::{PostParams, WatchEvent, WatchParams},
+    api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -26,6 +29,7 @@ use support::{
     authorization_server::{AuthorizationServer, AuthorizationServerOptions},
     control_plane::{AuditLog, ControlPlane, project_crds},
     operator::{Operator, OperatorOptions},
+    repository,
 };
 use tokio::time::{sleep, timeout};
 
@@ -42,6 +46,16 @@ const IDLE: Duration = Duration::from_mins(1);
 const LIMIT: Duration = Duration::from_mins(2);
 /// What the operator may still write after the last client is Ready: counts in the status of profile and policy.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// Policies that one client is judged against.
+const POLICIES: usize = 100;
+const JUDGEMENTS: usize = 2000;
+/// Clients that a policy change is about.
+const JUDGED: i64 = 10_000;
+const CREATED_AT_ONCE: usize = 32;
+/// Times that the admission policy is installed, and clients that are created before and after.
+const ROUNDS: usize = 3;
+const APPLIES: usize = 100;
 
 const NAMESPACE: &str = "bench";
 
@@ -60,6 +74,48 @@ async fn main() {
     bench.writes().await;
     bench.crowd().await;
     bench.idle().await;
+    judgements();
+    bench.policy_change().await;
+    bench.admission().await;
+}
+
+/// (e) One client against many policies, in this process.
+fn judgements() {
+    let policy = |number: usize| {
+        let spec = json!({
+            "allowedGrantTypes": ["authorization_code", "refresh_token"], "allowedResponseTypes": ["code"],
+            "allowedScopes": ["openid", "email", format!("scope-{number}")], "maxAccessTokenTtl": "1h",
+            "allowedTokenEndpointAuthMethods": ["client_secret_basic", "private_key_jwt"],
+            "allowedRedirectUris": [
+                {"scheme": "http", "host": "127.0.0.1", "anyPort": true},
+                {"scheme": "https", "host": "*.apps.example.com", "pathPrefix": "/"},
+            ],
+            "namespaceSelector": {"matchLabels": {"example.com/oauth-clients": "true"}},
+        });
+        DcrPolicy::new(&format!("policy-{number}"), serde_json::from_value(spec).expect("a spec"))
+    };
+    let policies: Vec<DcrPolicy> = (0..POLICIES).map(policy).collect();
+    let labels = BTreeMap::from([("example.com/oauth-clients".to_owned(), "true".to_owned())]);
+    let (members, none) = (metadata().as_object().cloned().expect("an object"), serde_json::Map::new());
+    let subject = Subject {
+        profile: "token-service",
+        namespace_labels: &labels,
+        template: None,
+        metadata: &members,
+        additional: &none,
+        older: Older::default(),
+    };
+    let mut times: Vec<Duration> = (0..JUDGEMENTS)
+        .map(|_| {
+            let begin = Instant::now();
+            assert!(judge(&policies, subject).is_allowed());
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    let median = times[times.len() / 2];
+    let figure = format!("judging one client against {POLICIES} policies, median of {JUDGEMENTS}");
+    row(&figure, &format!("{:.1} µs", median.as_secs_f64() * 1e6), "< 50 µs");
 }
 
 struct Bench {
@@ -195,6 +251,140 @@ impl Bench {
         row("  highest", &peak, "");
     }
 
+    /// (f) A policy changes over very many clients. They have a profile that does not exist, so that none is registered.
+    async fn policy_change(&self) {
+        let namespace = "bench-policies";
+        self.plane.kubectl_ok(&["create", "namespace", namespace], None).await;
+        let clients: Api<OAuthClient> = Api::namespaced(self.plane.client(), namespace);
+        stream::iter(0..JUDGED)
+            .for_each_concurrent(CREATED_AT_ONCE, async |number| {
+                let mut client = client(&format!("client-{number}"));
+                client.spec.profile_ref.name = "none".into();
+                clients.create(&PostParams::default(), &client).await.expect("an OAuthClient");
+            })
+            .await;
+        let policies: Api<DcrPolicy> = Api::namespaced(self.plane.client(), namespace);
+        let spec = |scope: &str| json!({"apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy", "metadata": {"name": "web"}, "spec": {"allowedScopes": [scope]}});
+        let change = async |scope: &str| {
+            let patch = Patch::Apply(spec(scope));
+            policies.patch("web", &PatchParams::apply("bench"), &patch).await.expect("a policy").metadata.generation
+        };
+        let counted = async |generation: Option<i64>, violating: i64| {
+            let begin = Instant::now();
+            loop {
+                let policy = policies.get("web").await.expect("a policy");
+                let status = policy.status.unwrap_or_default();
+                let clients = status.clients.unwrap_or_default();
+                if status.observed_generation == generation
+                    && clients.matching == JUDGED
+                    && clients.violating == violating
+                {
+                    return;
+                }
+                assert!(begin.elapsed() < LIMIT, "{status:?}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        counted(change("openid").await, 0).await;
+        // The operator has looked at each client once when it writes nothing any more.
+        self.until_at_rest().await;
+        let (position, cpu, begin) = (self.plane.audit_position(), self.cpu(), Instant::now());
+        counted(change("email").await, JUDGED).await;
+        let took = begin.elapsed();
+        sleep(SETTLE).await;
+        let used = self.cpu().saturating_sub(cpu);
+        let writes = operators(self.plane.audit_since(position)).writes().filter(|event| !is_about(event, "leases"));
+        row(&format!("a policy changes over {JUDGED} clients: CPU time of the operator"), &time(used), "< 1 s");
+        row("  until its status has the new counts", &time(took), "");
+        row("  Kubernetes writes (the policy's status)", &writes.count().to_string(), "");
+        list(&writes);
+    }
+
+    /// (g) What the admission policy adds to an apply.
+    async fn admission(&self) {
+        let clients: Api<OAuthClient> = Api::namespaced(self.plane.client(), NAMESPACE);
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        let one = async || {
+            let begin = Instant::now();
+            clients.create(&dry, &client("dry")).await.expect("an OAuthClient");
+            begin.elapsed()
+        };
+        let mut forbidden = client("forbidden");
+        forbidden.spec.client_metadata.get_or_insert_default().scope = Some("never".into());
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        let file = repository("deploy/base/admission-policy.yaml");
+        let file = file.to_str().expect("a UTF-8 path");
+        for round in 0..ROUNDS {
+            if round > 0 {
+                self.plane.kubectl_ok(&["delete", "--filename", file], None).await;
+                until(async || clients.create(&dry, &forbidden).await.is_ok()).await;
+            }
+            for _ in 0..APPLIES {
+                without.push(one().await);
+            }
+            self.plane.kubectl_ok(&["apply", "--server-side", "--filename", file], None).await;
+            until(async || clients.create(&dry, &forbidden).await.is_err()).await;
+            for _ in 0..APPLIES {
+                with.push(one().await);
+            }
+        }
+        self.binding().await;
+        let (without, with) = (Spread::of(without), Spread::of(with));
+        row(
+            &format!("creating a client without the admission policy, median of {}", ROUNDS * APPLIES),
+            &micros(without.median),
+            "",
+        );
+        row("  with it and one policy", &micros(with.median), "");
+        row("  what it adds", &micros(with.median.saturating_sub(without.median)), "<= 2 ms");
+    }
+
+    /// How soon the first policy of a namespace is bound to admission.
+    async fn binding(&self) {
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.plane.client());
+        let mut times = Vec::new();
+        for round in 0..RUNS {
+            let namespace = format!("bench-binding-{round}");
+            self.plane.kubectl_ok(&["create", "namespace", &namespace], None).await;
+            let policies: Api<DcrPolicy> = Api::namespaced(self.plane.client(), &namespace);
+            let policy = DcrPolicy::new("web", DcrPolicySpec::default());
+            let begin = Instant::now();
+            policies.create(&PostParams::default(), &policy).await.expect("a policy");
+            let name = binding_name(&namespace);
+            while bindings.get_opt(&name).await.expect("an answer").is_none() {
+                assert!(begin.elapsed() < LIMIT, "not bound");
+                sleep(Duration::from_millis(2)).await;
+            }
+            times.push(begin.elapsed());
+        }
+        let times = Spread::of(times);
+        row(&format!("the first policy of a namespace, until it is bound, median of {RUNS}"), &time(times.median), "");
+        row("  95th percentile", &time(times.p95), "< 1 s");
+    }
+
+    /// Waits until the operator has written nothing for a while.
+    async fn until_at_rest(&self) {
+        let begin = Instant::now();
+        loop {
+            let position = self.plane.audit_position();
+            sleep(2 * SETTLE).await;
+            let writes =
+                operators(self.plane.audit_since(position)).writes().filter(|event| !is_about(event, "leases"));
+            if writes.count() == 0 {
+                return;
+            }
+            assert!(begin.elapsed() < 5 * LIMIT, "the operator does not come to rest");
+        }
+    }
+
+    /// User and system time of the operator, as Linux counts it: in hundredths of a second.
+    fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.operator.process().id())).expect("a process");
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     async fn apply_one(&self, name: &str) -> Duration {
         self.apply(&[name.to_owned()]).await
     }
@@ -245,6 +435,19 @@ impl Bench {
         };
         (field("VmRSS:"), field("VmHWM:"))
     }
+}
+
+/// Waits until it is so.
+async fn until(is: impl AsyncFn() -> bool) {
+    let begin = Instant::now();
+    while !is().await {
+        assert!(begin.elapsed() < LIMIT, "waited in vain");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn micros(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
 }
 
 /// The document that all clients here are registered with, by the operator and directly.

@@ -9,7 +9,10 @@ mod schema;
 mod token_profile;
 
 pub use client_metadata::ClientMetadata;
-pub use dcr_policy::{DcrPolicy, DcrPolicySpec, DcrPolicyStatus, PolicyClients, PolicyProfileRef};
+pub use dcr_policy::{
+    DcrPolicy, DcrPolicySpec, DcrPolicyStatus, Enforcement, PolicyClients, PolicyProfileRef, RedirectUriRule,
+    RegistrationMode, reserved_members,
+};
 pub use oauth_client::{
     Adopt, AnnotationValue, Binding, DeletionPolicy, Keys, LabelValue, OAuthClient, OAuthClientSpec, OAuthClientStatus,
     PossibleOrphan, ProfileRef, Replacement, ReplacementReason, RetiringClient, RolloutRestartTarget, Rotation,
@@ -28,6 +31,16 @@ pub const GROUP: &str = "dcr-operator.dev";
 pub const FINALIZER: &str = "dcr-operator.dev/deregister";
 /// Value of [`labels::MANAGED_BY`], and the field manager of what the operator applies.
 pub const OPERATOR: &str = "dcr-operator";
+
+/// Members of a registration that only the server gives (RFC 7591 section 3.2.1, RFC 7592 section 3).
+pub const ISSUED_BY_SERVER: [&str; 6] = [
+    "client_id",
+    "client_secret",
+    "client_id_issued_at",
+    "client_secret_expires_at",
+    "registration_access_token",
+    "registration_client_uri",
+];
 
 /// Labels that the operator sets or asks for.
 pub mod labels {
@@ -86,6 +99,11 @@ pub mod reasons {
     pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
     pub const INVALID_METADATA: &str = "InvalidMetadata";
     pub const PROFILE_NOT_READY: &str = "ProfileNotReady";
+
+    /// Of an event: a policy that only audits would have denied the client.
+    pub const POLICY_AUDITED: &str = "PolicyAudited";
+    /// Of a DcrPolicy that can't be satisfied, or that has a part which can't match anything.
+    pub const CONTRADICTORY: &str = "Contradictory";
 
     pub const REGISTERED: &str = "Registered";
     pub const ADOPTED: &str = "Adopted";

@@ -1,8 +1,8 @@
-//! Counts, and writes the status.
+//! Writes the status when the policy or the counts have changed.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream};
+use futures::StreamExt;
 use jiff::Timestamp;
 use kube::{
     ResourceExt,
@@ -12,53 +12,29 @@ use kube::{
         reflector::ObjectRef,
     },
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::status;
+use super::status::{self, Surroundings};
 use crate::{
-    api::{DcrPolicy, PolicyClients},
+    api::DcrPolicy,
     context::Context,
-    kubernetes::{self, Watched},
+    kubernetes::{self, Key, Watched},
     ops::Outcome,
+    policy,
 };
 
 type Guarded = DeserializeGuard<DcrPolicy>;
 
-/// Pauses between two counts: a thousand new clients are one write, not a thousand.
-const COUNT_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Runs until the context's token stops it.
-pub async fn run(context: Arc<Context>, watched: Watched<DcrPolicy>) {
+/// Runs until the context's token stops it. `recounted` names the policies whose counts have changed.
+pub async fn run(context: Arc<Context>, watched: Watched<DcrPolicy>, recounted: UnboundedReceiver<Key>) {
     watched
         .controller()
         .with_config(Config::default().concurrency(context.settings.workers))
-        .reconcile_on(miscounted(Arc::clone(&context)))
+        .reconcile_on(kubernetes::receive(recounted).map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
         .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
         .for_each(async |_| {})
         .await;
-}
-
-/// Every now and then, the policies whose `status.clients` is wrong.
-fn miscounted(context: Arc<Context>) -> impl Stream<Item = ObjectRef<Guarded>> + Send {
-    stream::unfold(context, async |context| {
-        tokio::time::sleep(COUNT_INTERVAL).await;
-        let wrong = context.policies.filter_map(|policy| {
-            let counted = policy.status.as_ref().and_then(|status| status.clients)?;
-            let namespace = policy.namespace().unwrap_or_default();
-            (counted != count(&context, policy)).then(|| ObjectRef::new(&policy.name_any()).within(&namespace))
-        });
-        Some((stream::iter(wrong), context))
-    })
-    .flatten()
-}
-
-fn count(context: &Context, policy: &DcrPolicy) -> PolicyClients {
-    let verdicts =
-        context.clients.filter_map(|client| status::matches(policy, client).then(|| status::violates(policy, client)));
-    PolicyClients {
-        matching: i64::try_from(verdicts.len()).unwrap_or(i64::MAX),
-        violating: i64::try_from(verdicts.iter().filter(|violates| **violates).count()).unwrap_or(i64::MAX),
-    }
 }
 
 #[tracing::instrument(skip_all, fields(policy = format!("{}/{}", guarded.namespace().unwrap_or_default(), guarded.name_any())))]
@@ -70,14 +46,28 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
             return Ok(Action::await_change());
         }
     };
-    let status = status::status(policy, count(&context, policy), Timestamp::now());
+    // Not counted yet as it is now: that will be told.
+    let Some(clients) = context.counts.of(policy) else { return Ok(Action::await_change()) };
+    let status = status::status(policy, clients, surroundings(&context, policy), Timestamp::now());
     if policy.status.as_ref() != Some(&status)
         && let Err(error) = kubernetes::apply_status(&context.client, policy, &status).await
     {
         tracing::warn!(%error, "could not write the status");
         context.metrics.reconciled("DcrPolicy", Outcome::Retrying, error.reason());
-        return Ok(Action::requeue(COUNT_INTERVAL));
+        return Ok(Action::requeue(Duration::from_secs(5)));
     }
     context.metrics.reconciled("DcrPolicy", Outcome::Done, "Ready");
     Ok(Action::await_change())
+}
+
+fn surroundings(context: &Context, policy: &DcrPolicy) -> Surroundings {
+    let namespace = policy.namespace().unwrap_or_default();
+    let reference = policy.spec.profile_ref.as_ref();
+    let selector = policy.spec.namespace_selector.as_ref();
+    Surroundings {
+        profile_exists: reference.is_none_or(|reference| context.profiles.get(&namespace, &reference.name).is_some()),
+        selects_a_namespace: selector.is_none_or(|selector| {
+            context.namespaces.state().iter().any(|found| policy::selector_matches(selector, found.labels()))
+        }),
+    }
 }

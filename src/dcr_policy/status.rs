@@ -3,39 +3,61 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{DcrPolicy, DcrPolicyStatus, OAuthClient, PolicyClients, conditions, reasons},
+    api::{DcrPolicy, DcrPolicyStatus, Enforcement, PolicyClients, conditions, reasons},
     kubernetes::{Finding, merge},
-    oauth_client::metadata,
     policy,
 };
 
-/// Whether the client registers through a profile of the policy's namespace that the policy is about.
-#[must_use]
-pub fn matches(policy: &DcrPolicy, client: &OAuthClient) -> bool {
-    let reference = &client.spec.profile_ref;
-    let namespace = reference.namespace.as_ref().or(client.metadata.namespace.as_ref());
-    namespace == policy.metadata.namespace.as_ref() && policy::concerns(policy, &reference.name)
-}
-
-/// Whether the policy forbids the client. What has no valid metadata is refused for that, and not by a policy.
-#[must_use]
-pub fn violates(policy: &DcrPolicy, client: &OAuthClient) -> bool {
-    metadata::document(&client.spec).is_ok_and(|document| {
-        let subject = policy::Subject { profile: &client.spec.profile_ref.name, metadata: &document.0 };
-        !policy::violations([policy], subject).is_empty()
-    })
+/// What else decides whether a policy can match anything at present.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// The profile of `profileRef` is there, or there is no `profileRef`.
+    pub profile_exists: bool,
+    /// The selector selects at least one namespace that exists, or there is no selector.
+    pub selects_a_namespace: bool,
 }
 
 /// The status to write, if it differs from the one that is there.
 #[must_use]
-pub fn status(policy: &DcrPolicy, clients: PolicyClients, now: Timestamp) -> DcrPolicyStatus {
+pub fn status(
+    policy: &DcrPolicy,
+    clients: PolicyClients,
+    surroundings: Surroundings,
+    now: Timestamp,
+) -> DcrPolicyStatus {
     let generation = policy.metadata.generation;
     let old = policy.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let ready = Finding::yes(reasons::READY, "the policy is enforced");
+    let mut findings = Vec::new();
+    match policy::contradiction(&policy.spec) {
+        Some(why) => {
+            findings.push((conditions::READY, Finding::no(reasons::CONTRADICTORY, why.clone())));
+            // Nothing but a change of the spec can help.
+            findings.push((conditions::STALLED, Finding::yes(reasons::CONTRADICTORY, why)));
+        }
+        None => findings.push((conditions::READY, Finding::yes(reasons::READY, message(policy, surroundings)))),
+    }
     DcrPolicyStatus {
         observed_generation: generation,
         clients: Some(clients),
-        conditions: merge(old, vec![(conditions::READY, ready)], generation, now),
+        conditions: merge(old, findings, generation, now),
+    }
+}
+
+/// A profile or a namespace may come later, so a policy that waits for one is ready.
+fn message(policy: &DcrPolicy, surroundings: Surroundings) -> String {
+    let does = match policy.spec.enforcement {
+        Enforcement::Enforce => "the policy is enforced",
+        Enforcement::Audit => "the policy refuses nothing, it only reports (enforcement: Audit)",
+    };
+    let profile = policy.spec.profile_ref.as_ref().map_or("", |reference| &reference.name);
+    match surroundings {
+        Surroundings { profile_exists: false, .. } => {
+            format!("{does}, and matches no client at present: TokenProfile {profile} of profileRef does not exist")
+        }
+        Surroundings { selects_a_namespace: false, .. } => {
+            format!("{does}, and matches no client at present: namespaceSelector selects no namespace that exists")
+        }
+        _ => does.to_owned(),
     }
 }
 
@@ -45,33 +67,37 @@ mod tests {
 
     use super::*;
 
-    fn policy(spec: serde_json::Value) -> DcrPolicy {
-        serde_json::from_value(json!({"apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy",
-            "metadata": {"name": "web", "namespace": "identity"}, "spec": spec}))
-        .unwrap()
-    }
-
-    fn client(profile: serde_json::Value, scope: &str) -> OAuthClient {
-        serde_json::from_value(json!({"apiVersion": "dcr-operator.dev/v1alpha1", "kind": "OAuthClient",
-            "metadata": {"name": "shop", "namespace": "shop"},
-            "spec": {"profileRef": profile, "clientMetadata": {"scope": scope}}}))
-        .unwrap()
+    fn ready(spec: serde_json::Value, surroundings: Surroundings) -> (String, String, String) {
+        let policy: DcrPolicy = serde_json::from_value(json!({"apiVersion": "dcr-operator.dev/v1alpha1",
+            "kind": "DcrPolicy", "metadata": {"name": "web", "namespace": "identity"}, "spec": spec}))
+        .unwrap();
+        let clients = PolicyClients { matching: 1, violating: 0 };
+        let status = status(&policy, clients, surroundings, Timestamp::UNIX_EPOCH);
+        let ready = status.conditions[0].clone();
+        (ready.status, ready.reason, ready.message)
     }
 
     #[test]
-    fn a_policy_matches_the_clients_of_its_own_namespaces_profiles() {
-        let (every, one) = (policy(json!({})), policy(json!({"profileRef": {"name": "a"}})));
-        let (a, b) = (json!({"name": "a", "namespace": "identity"}), json!({"name": "b", "namespace": "identity"}));
-        assert!(matches(&every, &client(a.clone(), "")) && matches(&every, &client(b.clone(), "")));
-        assert!(matches(&one, &client(a, "")) && !matches(&one, &client(b, "")));
-        assert!(!matches(&every, &client(json!({"name": "a"}), "")), "a profile of the client's own namespace");
-    }
-
-    #[test]
-    fn violations_are_told_apart_from_matches() {
-        let policy = policy(json!({"allowedScopes": ["openid"]}));
-        let profile = json!({"name": "a", "namespace": "identity"});
-        assert!(violates(&policy, &client(profile.clone(), "admin")));
-        assert!(!violates(&policy, &client(profile, "openid")));
+    fn a_policy_says_what_is_wrong_with_it_and_what_it_waits_for() {
+        let all = Surroundings { profile_exists: true, selects_a_namespace: true };
+        for (spec, surroundings, expected) in [
+            (json!({}), all, ["True", "Ready", "the policy is enforced"]),
+            (json!({"enforcement": "Audit"}), all, ["True", "Ready", "only reports"]),
+            (
+                json!({"profileRef": {"name": "gone"}}),
+                Surroundings { profile_exists: false, ..all },
+                ["True", "Ready", "TokenProfile gone of profileRef does not exist"],
+            ),
+            (
+                json!({"namespaceSelector": {"matchLabels": {"a": "b"}}}),
+                Surroundings { selects_a_namespace: false, ..all },
+                ["True", "Ready", "namespaceSelector selects no namespace"],
+            ),
+            (json!({"registrationModes": []}), all, ["False", "Contradictory", "every client is refused"]),
+        ] {
+            let (status, reason, message) = ready(spec, surroundings);
+            assert_eq!([&status, &reason], expected[..2].iter().collect::<Vec<_>>().as_slice());
+            assert!(message.contains(expected[2]), "{message}");
+        }
     }
 }

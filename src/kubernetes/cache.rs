@@ -39,6 +39,13 @@ where
         self.0.iter().find_map(|store| store.get(&key)).and_then(|object| object.0.as_ref().ok().cloned())
     }
 
+    /// What `pick` makes of one object, without copying it.
+    pub fn look<T>(&self, namespace: &str, name: &str, pick: impl FnOnce(&K) -> T) -> Option<T> {
+        let key = ObjectRef::new(name).within(namespace);
+        let object = self.0.iter().find_map(|store| store.get(&key))?;
+        object.0.as_ref().ok().map(pick)
+    }
+
     /// What `pick` makes of each object, without copying the others.
     pub fn filter_map<T>(&self, pick: impl Fn(&K) -> Option<T>) -> Vec<T> {
         self.0

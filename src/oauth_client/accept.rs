@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::{
     metadata::{Document, InvalidMetadata},
     observe::Observed,
 };
 use crate::{
-    api::{NamespacesFrom, TokenProfile, reasons},
-    kubernetes::Finding,
-    policy,
+    api::{NamespacesFrom, OAuthClient, OAuthClientStatus, TokenProfile, conditions, reasons},
+    kubernetes::{Finding, condition},
+    policy::{self, Older, Subject, Verdict},
+    text::truncate,
 };
+
+/// The API server takes no longer message of a condition than 32768 characters.
+const LONGEST_MESSAGE: usize = 16 * 1024;
 
 /// Whether the client may be registered as it is.
 #[must_use]
@@ -32,13 +38,60 @@ pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>)
         Ok(document) => document,
         Err(error) => return Finding::no(reasons::INVALID_METADATA, error.to_string()),
     };
-    let subject = policy::Subject { profile: &observed.client.spec.profile_ref.name, metadata: &document.0 };
-    let violations = policy::violations(&observed.policies, subject);
-    if !violations.is_empty() {
-        let all: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        return Finding::no(reasons::POLICY_DENIED, all.join("; "));
+    let verdict = policy::judge(
+        &observed.policies,
+        subject(&observed.client, document, &observed.namespace_labels, observed.older),
+    );
+    if !verdict.is_allowed() {
+        return Finding::no(reasons::POLICY_DENIED, denial(&verdict));
     }
-    Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile {name} and its policies"))
+    Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile {name} and its policies{}", audit(&verdict)))
+}
+
+/// The client as policies see it.
+#[must_use]
+pub fn subject<'a>(
+    client: &'a OAuthClient,
+    document: &'a Document,
+    namespace_labels: &'a BTreeMap<String, String>,
+    older: Older,
+) -> Subject<'a> {
+    let spec = &client.spec;
+    Subject {
+        profile: &spec.profile_ref.name,
+        namespace_labels,
+        template: spec.template_id.as_deref(),
+        metadata: &document.0,
+        additional: &spec.additional_metadata,
+        older,
+    }
+}
+
+/// Whether the client's status says something else than the verdict: then the client has to be looked at again. What comes
+/// before the policies (no profile, no valid metadata) is not for them to judge.
+#[must_use]
+pub fn contradicts(status: Option<&OAuthClientStatus>, verdict: &Verdict) -> bool {
+    let accepted = status.and_then(|status| condition(&status.conditions, conditions::ACCEPTED));
+    let Some(Condition { reason, message, .. }) = accepted else { return false };
+    match reason.as_str() {
+        reasons::POLICY_DENIED => verdict.is_allowed() || *message != denial(verdict),
+        reasons::ACCEPTED => !verdict.is_allowed() || !message.ends_with(&format!("its policies{}", audit(verdict))),
+        reasons::PROFILE_NOT_READY => !verdict.is_allowed(),
+        _ => false,
+    }
+}
+
+/// Bounded, as a condition's message is; every violation that fits is in it.
+fn denial(verdict: &Verdict) -> String {
+    truncate(&policy::joined(&verdict.denied), LONGEST_MESSAGE)
+}
+
+/// Nothing, if no policy that only audits finds anything.
+fn audit(verdict: &Verdict) -> String {
+    if verdict.audited.is_empty() {
+        return String::new();
+    }
+    truncate(&format!("; only audited: {}", policy::joined(&verdict.audited)), LONGEST_MESSAGE)
 }
 
 /// Refused by what the spec says, not by what is missing around it.
@@ -58,5 +111,55 @@ pub fn permits(profile: &TokenProfile, namespace: &str, namespace_labels: &BTree
         NamespacesFrom::Selector => {
             allowed.selector.as_ref().is_some_and(|selector| policy::selector_matches(selector, namespace_labels))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{api::DcrPolicy, kubernetes::merge};
+
+    fn verdict(policies: &[serde_json::Value]) -> Verdict {
+        let policies: Vec<DcrPolicy> =
+            policies.iter().map(|spec| DcrPolicy::new("web", serde_json::from_value(spec.clone()).unwrap())).collect();
+        let spec = json!({"profileRef": {"name": "p"}, "clientMetadata": {"scope": "openid"}});
+        let client = OAuthClient::new("shop", serde_json::from_value(spec).unwrap());
+        let document = super::super::metadata::document(&client.spec).unwrap();
+        policy::judge(&policies, subject(&client, &document, &BTreeMap::new(), Older::default()))
+    }
+
+    #[test]
+    fn a_status_is_out_of_date_when_the_policies_say_something_else() {
+        let (none, denied) = (verdict(&[]), verdict(&[json!({"allowedScopes": []})]));
+        let audited = verdict(&[json!({"allowedScopes": [], "enforcement": "Audit"})]);
+        let accepted = |verdict: &Verdict| {
+            Finding::yes(reasons::ACCEPTED, format!("accepted by TokenProfile p and its policies{}", audit(verdict)))
+        };
+        let refused = Finding::no(reasons::POLICY_DENIED, denial(&denied));
+        let waiting = Finding::unknown(reasons::PROFILE_NOT_READY, "not ready");
+        let missing = Finding::no(reasons::PROFILE_NOT_FOUND, "gone");
+        for (said, verdict, expected) in [
+            (accepted(&none), &none, false),
+            (accepted(&none), &denied, true),
+            (accepted(&none), &audited, true),
+            (accepted(&audited), &audited, false),
+            (accepted(&audited), &none, true),
+            (refused.clone(), &denied, false),
+            (refused.clone(), &none, true),
+            (Finding::no(reasons::POLICY_DENIED, "something else"), &denied, true),
+            (waiting.clone(), &denied, true),
+            (waiting, &none, false),
+            (missing, &denied, false),
+        ] {
+            let status = OAuthClientStatus {
+                conditions: merge(&[], vec![(conditions::ACCEPTED, said.clone())], None, Timestamp::UNIX_EPOCH),
+                ..OAuthClientStatus::default()
+            };
+            assert_eq!(contradicts(Some(&status), verdict), expected, "{said:?} and {verdict:?}");
+        }
+        assert!(!contradicts(None, &denied), "nobody has looked at it yet: that will come");
     }
 }

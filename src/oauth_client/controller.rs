@@ -39,8 +39,8 @@ const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 pub enum Changes {
     /// A TokenProfile, by namespace and name.
     Profile(String, String),
-    /// The DcrPolicies of a namespace.
-    Policies(String),
+    /// What the DcrPolicies say about a client, by its namespace and name.
+    Verdict(String, String),
     /// The labels of a namespace.
     Namespace(String),
     /// A Secret that specs may read, by namespace and name.
@@ -87,18 +87,21 @@ fn concerned(
     changes: UnboundedReceiver<Changes>,
 ) -> impl Stream<Item = ObjectRef<Guarded>> + Send {
     kubernetes::receive(changes).flat_map(move |change| {
+        if let Changes::Verdict(namespace, name) = &change {
+            return stream::iter(vec![ObjectRef::new(name).within(namespace)]);
+        }
         stream::iter(context.clients.filter_map(|client| {
             let home = client.namespace().unwrap_or_default();
             let reference = &client.spec.profile_ref;
             let profile_namespace = reference.namespace.as_ref().unwrap_or(&home);
             let concerned = match &change {
                 Changes::Profile(namespace, name) => profile_namespace == namespace && reference.name == *name,
-                Changes::Policies(namespace) => profile_namespace == namespace,
                 Changes::Namespace(namespace) => home == *namespace,
                 Changes::Credentials(namespace, name) => {
                     let read = client.spec.adopt.as_ref().and_then(|adopt| adopt.secret_ref.as_ref());
                     home == *namespace && read.is_some_and(|read| read.name == *name)
                 }
+                Changes::Verdict(..) => false,
             };
             concerned.then(|| ObjectRef::new(&client.name_any()).within(&home))
         }))

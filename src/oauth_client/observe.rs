@@ -22,7 +22,8 @@ use crate::{
     context::Context,
     dcr::ClientInformation,
     kubernetes::{self, SecretData},
-    policy, token_profile,
+    policy::{self, Older},
+    token_profile,
 };
 
 /// A client and all that bears on it.
@@ -34,8 +35,10 @@ pub struct Observed {
     pub namespace_labels: BTreeMap<String, String>,
     /// The client's namespace is going, and this client with it.
     pub namespace_is_terminating: bool,
-    /// The policies of the profile's namespace that are about this namespace.
+    /// The policies of the profile's namespace that are about this profile and this namespace.
     pub policies: Vec<DcrPolicy>,
+    /// The clients of this namespace that came before, for `maxClientsPerNamespace`.
+    pub older: Older,
     pub registration: RegistrationSecret,
     pub secret: ApplicationSecret,
     /// The Secret of the status, if the spec now names another one.
@@ -266,9 +269,10 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let namespace_labels = context.namespace_labels(&namespace);
     let policies = context.policies.filter_map(|policy| {
         let applies = policy.metadata.namespace.as_deref() == Some(profile_namespace)
-            && policy::concerns(policy, &reference.name);
+            && policy::concerns(policy, &reference.name, &namespace_labels);
         applies.then(|| policy.clone())
     });
+    let older = context.older(&client, &policies);
 
     let uid = client.uid().unwrap_or_default();
     let registration_name = registration::secret_name(&client.name_any());
@@ -288,6 +292,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
         namespace_labels,
         namespace_is_terminating: context.namespace_is_terminating(&namespace),
         policies,
+        older,
         registration: registration_secret(registration, &uid),
         secret: match secret {
             None => ApplicationSecret::Absent,

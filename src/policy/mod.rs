@@ -1,163 +1,97 @@
-//! What DcrPolicy means. Pure: used before a call to the server, and by whatever else must give the same answer.
+//! What DcrPolicy means. Pure: judged before a call to the server, on what the server answered, and when a policy changes.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `facts` | what there is to judge, read once for all policies |
+//! | `redirect_uri` | the parts of a redirect URI, and the rules for them |
+//! | `verdict` | one policy's opinion, field by field |
+//! | `quota` | `maxClientsPerNamespace`: who was there first |
+//! | `granted` | the same rules for what a server has registered |
+//! | `sense` | policies that contradict themselves or can't match |
+//! | `admission` | the same rules in CEL, as a ValidatingAdmissionPolicy |
+//! | `selector` | label selectors |
+//!
+//! `admission` and the rest of this module must agree: `tests/policies.yaml` goes through both, row by row.
 
+pub mod admission;
+mod facts;
+mod granted;
+mod quota;
+mod redirect_uri;
 mod selector;
+mod sense;
+mod verdict;
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::api::DcrPolicy;
+use crate::api::{DcrPolicy, OAuthClient};
+use facts::Facts;
+pub use granted::{Granted, granted, narrowed};
+pub use quota::{Older, Seniority};
 pub use selector::matches as selector_matches;
+pub use sense::contradiction;
+pub use verdict::{Verdict, Violation, joined};
 
 /// A client as policies see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// Name of the TokenProfile, which lives in the policies' namespace.
     pub profile: &'a str,
+    /// Labels of the client's namespace.
+    pub namespace_labels: &'a BTreeMap<String, String>,
+    /// `spec.templateId`: the server makes the client from a template, and the defaults of RFC 7591 do not count.
+    pub template: Option<&'a str>,
     /// The metadata that would be sent, as built by [`crate::oauth_client::metadata`].
     pub metadata: &'a Map<String, Value>,
+    /// `spec.additionalMetadata`, which is also part of `metadata`.
+    pub additional: &'a Map<String, Value>,
+    /// The clients that came before.
+    pub older: Older,
 }
 
-/// One value that one policy forbids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    pub policy: String,
-    pub field: &'static str,
-    pub value: String,
-}
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DcrPolicy {} forbids {}: {}", self.policy, self.field, self.value)
-    }
-}
-
-/// Whether the policy is about the profile of that name (in the policy's own namespace).
+/// Whether the policy is about the clients of a profile (in the policy's own namespace) and of a namespace with these
+/// labels.
 #[must_use]
-pub fn concerns(policy: &DcrPolicy, profile: &str) -> bool {
-    policy.spec.profile_ref.as_ref().is_none_or(|reference| reference.name == profile)
+pub fn concerns(policy: &DcrPolicy, profile: &str, namespace_labels: &BTreeMap<String, String>) -> bool {
+    let spec = &policy.spec;
+    spec.profile_ref.as_ref().is_none_or(|reference| reference.name == profile)
+        && spec.namespace_selector.as_ref().is_none_or(|selector| selector::matches(selector, namespace_labels))
 }
 
-/// Everything that the policies forbid about the subject: all of them must allow it.
+/// The namespace of the policies that the client is under: that of its profile.
 #[must_use]
-pub fn violations<'a>(policies: impl IntoIterator<Item = &'a DcrPolicy>, subject: Subject<'_>) -> Vec<Violation> {
-    let grant_types = list(subject.metadata, "grant_types", &["authorization_code"]);
-    let scopes = scope_values(subject.metadata);
-    let mut found = Vec::new();
-    for policy in policies.into_iter().filter(|policy| concerns(policy, subject.profile)) {
-        let name = policy.metadata.name.as_deref().unwrap_or_default();
-        for (field, values, allowed) in [
-            ("grant_types", &grant_types, &policy.spec.allowed_grant_types),
-            ("scope", &scopes, &policy.spec.allowed_scopes),
-        ] {
-            let Some(allowed) = allowed else { continue };
-            found.extend(values.iter().filter(|value| !allowed.contains(value)).map(|value| Violation {
-                policy: name.to_owned(),
-                field,
-                value: value.clone(),
-            }));
+pub fn namespace_of(client: &OAuthClient) -> &str {
+    let own = client.metadata.namespace.as_deref();
+    client.spec.profile_ref.namespace.as_deref().or(own).unwrap_or_default()
+}
+
+/// What the policies say about the subject: all that concern it must allow it, and every violation is named.
+///
+/// The policies are those of the profile's namespace.
+#[must_use]
+pub fn judge<'a>(policies: impl IntoIterator<Item = &'a DcrPolicy>, subject: Subject<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    each(policies, subject, |policy, violations| verdict.add(policy, violations));
+    verdict
+}
+
+/// What each policy that concerns the subject says about it.
+pub fn each<'a>(
+    policies: impl IntoIterator<Item = &'a DcrPolicy>,
+    subject: Subject<'_>,
+    mut tell: impl FnMut(&'a DcrPolicy, Vec<Violation>),
+) {
+    let facts = Facts::requested(&subject);
+    for policy in policies {
+        if concerns(policy, subject.profile, subject.namespace_labels) {
+            let mut violations = verdict::violations(policy, &facts);
+            violations.extend(quota::violation(policy, subject.older));
+            tell(policy, violations);
         }
     }
-    found
-}
-
-/// The values of a list member; a member that is left out has the default of RFC 7591 section 2.
-fn list(metadata: &Map<String, Value>, name: &str, default: &[&str]) -> Vec<String> {
-    match metadata.get(name) {
-        None | Some(Value::Null) => default.iter().map(ToString::to_string).collect(),
-        Some(Value::Array(values)) => values.iter().map(text).collect(),
-        // Not a list: nothing that an allowed list could contain.
-        Some(other) => vec![text(other)],
-    }
-}
-
-/// The scope values, whatever the blanks between them.
-fn scope_values(metadata: &Map<String, Value>) -> Vec<String> {
-    match metadata.get("scope") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(scope)) => scope.split_ascii_whitespace().map(str::to_owned).collect(),
-        Some(other) => vec![text(other)],
-    }
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::api::{DcrPolicySpec, PolicyProfileRef};
-
-    fn policy(spec: DcrPolicySpec) -> DcrPolicy {
-        DcrPolicy::new("web", spec)
-    }
-
-    fn allow(grant_types: Option<&[&str]>, scopes: Option<&[&str]>) -> DcrPolicySpec {
-        let owned = |values: &[&str]| values.iter().map(ToString::to_string).collect();
-        DcrPolicySpec {
-            profile_ref: None,
-            allowed_grant_types: grant_types.map(owned),
-            allowed_scopes: scopes.map(owned),
-        }
-    }
-
-    /// What is forbidden, as `field=value`.
-    fn forbidden(spec: DcrPolicySpec, metadata: Value) -> Vec<String> {
-        let Value::Object(metadata) = metadata else { panic!("metadata is an object") };
-        violations([&policy(spec)], Subject { profile: "token-service", metadata: &metadata })
-            .into_iter()
-            .map(|violation| format!("{}={}", violation.field, violation.value))
-            .collect()
-    }
-
-    #[test]
-    fn each_field_is_judged_absent_empty_hit_and_missed() {
-        let code = Some(["authorization_code"].as_slice());
-        let openid = Some(["openid"].as_slice());
-        let none: &[&str] = &[];
-        for (spec, metadata, expected) in [
-            (allow(None, None), json!({"grant_types": ["implicit"], "scope": "admin"}), vec![]),
-            (allow(code, openid), json!({"grant_types": ["authorization_code"], "scope": "openid"}), vec![]),
-            (
-                allow(code, None),
-                json!({"grant_types": ["implicit", "password"]}),
-                vec!["grant_types=implicit", "grant_types=password"],
-            ),
-            (allow(None, openid), json!({"scope": "openid  admin\troot "}), vec!["scope=admin", "scope=root"]),
-            (allow(None, openid), json!({}), vec![]),
-            (allow(None, Some(none)), json!({"scope": "openid"}), vec!["scope=openid"]),
-            (allow(Some(none), None), json!({}), vec!["grant_types=authorization_code"]),
-            (allow(Some(&["client_credentials"]), None), json!({}), vec!["grant_types=authorization_code"]),
-            (
-                allow(Some(&["client_credentials"]), None),
-                json!({"grant_types": null}),
-                vec!["grant_types=authorization_code"],
-            ),
-            (allow(Some(none), None), json!({"grant_types": []}), vec![]),
-            (allow(code, None), json!({"grant_types": "implicit"}), vec!["grant_types=implicit"]),
-            (allow(None, openid), json!({"scope": ["admin"]}), vec![r#"scope=["admin"]"#]),
-        ] {
-            let shown = format!("{spec:?} on {metadata}");
-            assert_eq!(forbidden(spec, metadata), expected, "{shown}");
-        }
-    }
-
-    #[test]
-    fn a_policy_for_another_profile_forbids_nothing() {
-        let spec = DcrPolicySpec {
-            profile_ref: Some(PolicyProfileRef { name: "other".into() }),
-            ..allow(Some(&[]), Some(&[]))
-        };
-        assert!(forbidden(spec, json!({"scope": "admin"})).is_empty());
-    }
-
-    #[test]
-    fn all_policies_must_allow_and_every_violation_is_named() {
-        let (loose, strict) = (policy(allow(None, Some(&["openid", "email"]))), policy(allow(None, Some(&["openid"]))));
-        let Value::Object(metadata) = json!({"scope": "openid email"}) else { unreachable!() };
-        let found = violations([&loose, &strict], Subject { profile: "p", metadata: &metadata });
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].to_string(), "DcrPolicy web forbids scope: email");
-    }
-}
+mod tests;

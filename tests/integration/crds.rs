@@ -174,6 +174,78 @@ async fn a_profile_that_can_not_work_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_policy_that_can_not_be_meant_so_is_refused_with_the_reason() {
+    let home = Home::without_operator("refused").await;
+    let uri = |rule: Value| json!({"allowedRedirectUris": [rule]});
+    let https = |host: &str| uri(json!({"scheme": "https", "host": host}));
+    let expression = |operator: &str, values: Value| json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": operator, "values": values}]}});
+    let rows: Vec<(Value, &[&str])> = vec![
+        (https("shop.*.example.com"), &["spec.allowedRedirectUris[0].host", "a star has no other place"]),
+        (https("*"), &["host", "a star has no other place"]),
+        (https("*.*.example.com"), &["host", "a star has no other place"]),
+        (https("*example.com"), &["host", "a star has no other place"]),
+        (https("Shop.example.com"), &["host", "in lower case"]),
+        (https("shop.example.com:443"), &["host", "without scheme, port and path"]),
+        (https("https://shop.example.com"), &["host", "without scheme, port and path"]),
+        (https("bücher.example.com"), &["host", "host name"]),
+        (https("127.1"), &["host", "IPv4 address"]),
+        (https("*.0.0.1"), &["host", "IPv4 address"]),
+        (https("::1"), &["host", "in brackets"]),
+        (https("[0:0:0:0:0:0:0:1]"), &["host", "in its shortest form"]),
+        (https("[127.0.0.1]"), &["host", "IPv6 address in brackets"]),
+        (uri(json!({"scheme": "HTTPS", "host": "a"})), &["allowedRedirectUris[0].scheme", "in lower case"]),
+        (uri(json!({"scheme": "javascript"})), &["allowedRedirectUris[0].scheme"]),
+        (uri(json!({"scheme": "https"})), &["allowedRedirectUris[0]", "set host"]),
+        (
+            uri(json!({"scheme": "http", "host": "a", "port": 80, "anyPort": true})),
+            &["port and anyPort exclude each other"],
+        ),
+        (uri(json!({"scheme": "app", "anyPort": true})), &["port and anyPort go with host"]),
+        (uri(json!({"scheme": "http", "host": "a", "port": 65536})), &["allowedRedirectUris[0].port", "65535"]),
+        (uri(json!({"scheme": "http", "host": "a", "port": 0})), &["allowedRedirectUris[0].port"]),
+        (uri(json!({"scheme": "http", "host": "a", "pathPrefix": "cb"})), &["pathPrefix", "absolute path"]),
+        (uri(json!({"scheme": "http", "host": "a", "pathPrefix": "/a/../b"})), &["pathPrefix", "dot segments"]),
+        (uri(json!({"scheme": "http", "host": "a", "pathPrefix": "//evil"})), &["pathPrefix"]),
+        (json!({"maxAccessTokenTtl": "soon"}), &["spec.maxAccessTokenTtl", "such as 1h"]),
+        (json!({"maxRefreshTokenTtl": "-1h"}), &["spec.maxRefreshTokenTtl", "such as 1h"]),
+        (json!({"maxRefreshTokenTtl": "0s"}), &["spec.maxRefreshTokenTtl", "at least 1s"]),
+        (json!({"maxAccessTokenTtl": "100ms"}), &["spec.maxAccessTokenTtl"]),
+        (json!({"allowedAdditionalMetadata": ["scope"]}), &["allowedAdditionalMetadata[0]", "never allowed"]),
+        (json!({"allowedAdditionalMetadata": ["Client_Secret"]}), &["allowedAdditionalMetadata[0]", "never allowed"]),
+        (expression("In", json!([])), &["matchExpressions[0]", "need at least one"]),
+        (expression("Exists", json!(["x"])), &["matchExpressions[0]", "with no other"]),
+        (expression("Near", json!(["x"])), &["matchExpressions[0].operator", "DoesNotExist"]),
+        (json!({"enforcement": "Warn"}), &["spec.enforcement", "Audit"]),
+        (json!({"registrationModes": ["Both"]}), &["registrationModes[0]", "Templatized"]),
+        (json!({"maxClientsPerNamespace": -1}), &["maxClientsPerNamespace"]),
+        (json!({"allowedScope": []}), &["unknown field", "spec.allowedScope"]),
+        (json!({"allowedScopes": vec!["x"; 2]}), &["allowedScopes[1]", "Duplicate"]),
+        (json!({"profileRef": {"name": ""}}), &["spec.profileRef.name"]),
+    ];
+    for (spec, words) in rows {
+        let message = refusal(&home, policy("web", &spec), |_| {}).await;
+        assert_says(&message, words);
+    }
+    let whole = json!({
+        "profileRef": {"name": "token-service"}, "enforcement": "Audit", "registrationModes": ["NonTemplatized"],
+        "namespaceSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]},
+        "allowedTemplates": ["web"], "allowedGrantTypes": ["authorization_code"], "allowedResponseTypes": ["code"],
+        "allowedScopes": ["openid"], "allowedAuthenticators": [], "requirePkce": true,
+        "allowedTokenEndpointAuthMethods": ["client_secret_basic"], "maxAccessTokenTtl": "1h",
+        "allowedRedirectUris": [
+            {"scheme": "https", "host": "*.apps.example.com", "pathPrefix": "/"},
+            {"scheme": "http", "host": "127.0.0.1", "anyPort": true},
+            {"scheme": "http", "host": "[::1]", "port": 8080},
+            {"scheme": "com.example.shop"},
+        ],
+        "maxRefreshTokenTtl": "720h", "allowedAdditionalMetadata": ["template_area"], "maxClientsPerNamespace": 20,
+    });
+    home.apply(&policy("whole", &whole)).await;
+    let kept = home.get(POLICIES, "whole").await.unwrap();
+    assert_eq!(kept["spec"], whole, "nothing is lost");
+}
+
+#[tokio::test]
 async fn the_profile_of_a_client_can_not_be_changed() {
     let home = Home::without_operator("immutable").await;
     home.apply(&home.oauth_client("shop")).await;

@@ -73,6 +73,11 @@ impl Home {
         Self::on(self.plane, prefix).await
     }
 
+    /// A namespace of that control plane.
+    pub async fn in_plane(plane: &'static ControlPlane, prefix: &str) -> Self {
+        Self::on(plane, prefix).await
+    }
+
     async fn on(plane: &'static ControlPlane, prefix: &str) -> Self {
         let name = plane.namespace(prefix).await;
         Self { plane, name, client: plane.client() }

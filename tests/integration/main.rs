@@ -6,8 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admission;
 mod adoption;
 mod authorization_server;
+mod bindings;
 mod changes;
 mod crashes;
 mod crds;
@@ -27,3 +29,4 @@ mod references;
 mod registration;
 mod rotation;
 mod secrets;
+mod teams;

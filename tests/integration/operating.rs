@@ -2,6 +2,8 @@
 
 use std::{fs, process::Stdio};
 
+use serde_json::json;
+
 use crate::{
     fixtures::*,
     support::{
@@ -37,10 +39,22 @@ fn the_crds_are_printed_as_they_are_committed() {
     assert_eq!(printed, committed.iter().map(|document| document.trim()).collect::<Vec<_>>());
 }
 
+#[test]
+fn the_admission_policy_is_printed_as_it_is_committed() {
+    let output = command().arg("admission-policy").stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success());
+    let committed = fs::read_to_string(repository("deploy/base/admission-policy.yaml")).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim_start_matches("---\n"), committed);
+}
+
 #[tokio::test]
 async fn health_and_metrics_are_served() {
     let operator = shared_operator();
     assert_eq!(operator.get("/livez").await.unwrap(), (200, "ok\n".to_owned()));
+    // It may have started just now: what it has done shows that it leads, and is in the metrics.
+    let home = Home::new("metrics").await;
+    home.apply(&policy("any", &json!({}))).await;
+    home.until_condition(POLICIES, "any", ["Ready", "True", "Ready"]).await;
     assert_eq!(operator.get("/readyz").await.unwrap(), (200, "leader\n".to_owned()));
     let page = operator.metrics().await;
     for name in ["dcr_operator_reconciles", "dcr_operator_kubernetes_requests", "dcr_operator_orphans", "# EOF"] {

@@ -205,6 +205,25 @@ impl ControlPlane {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Runs kubectl, whatever comes of it.
+    pub async fn kubectl_output(&self, args: &[&str], stdin: Option<&str>) -> Output {
+        run(self.kubectl(), args, stdin).await
+    }
+
+    /// A shell whose kubectl is the administrator's.
+    pub fn shell(&self) -> Command {
+        let mut command = Command::new("bash");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.binaries.clone()).chain(std::env::split_paths(&path));
+        command
+            .env("PATH", std::env::join_paths(folders).expect("a PATH"))
+            .env("KUBECONFIG", self.kubeconfig_path())
+            .env("KUBERC", "off")
+            .env("KUBECACHEDIR", self.folder.join("kubectl-cache"))
+            .kill_on_drop(true);
+        command
+    }
+
     /// `kubectl apply` of a YAML text, server-side.
     pub async fn apply(&self, yaml: &str) -> String {
         self.kubectl_ok(&["apply", "--server-side", "--filename", "-"], Some(yaml)).await

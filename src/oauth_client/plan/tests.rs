@@ -63,6 +63,7 @@ fn new_client() -> Observed {
         namespace_labels: BTreeMap::new(),
         namespace_is_terminating: false,
         policies: Vec::new(),
+        older: crate::policy::Older::default(),
         registration: RegistrationSecret::Absent,
         secret: ApplicationSecret::Absent,
         former_secret: None,
@@ -291,7 +292,7 @@ fn what_stands_in_the_way_of_a_registration_is_said_and_nothing_is_called() {
         (
             change(&|o| o.policies = vec![denying()]),
             "PolicyDenied",
-            "DcrPolicy strict forbids grant_types: authorization_code; DcrPolicy strict forbids scope: openid",
+            "DcrPolicy strict forbids grant_types: authorization_code (allowed: client_credentials); DcrPolicy strict forbids scope: openid",
             true,
         ),
     ];
