@@ -1,11 +1,18 @@
-//! Metrics. Labels have few values: never an object's name, never a text from a server.
+//! Metrics. Labels have few values: of objects' names only those of TokenProfiles and DcrPolicies, which a platform team
+//! makes; never a text from a server. docs/metrics.md lists them all.
 
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
+};
+
+use super::objects::Objects;
+use crate::{
+    api::{DcrPolicy, OAuthClient, TokenProfile},
+    kubernetes::Cache,
 };
 
 /// How a pass over an object ended.
@@ -61,6 +68,8 @@ struct Inner {
     server_durations: Durations,
     possible_orphans: Counter,
     orphans: Counter,
+    leader: Gauge,
+    objects: Arc<Objects>,
 }
 
 fn durations() -> Histogram {
@@ -111,6 +120,11 @@ impl Default for Metrics {
             "Registrations that were left on a server because they could not be removed",
             orphans.clone(),
         );
+        let leader = Gauge::default();
+        registry.register("leader", "1 if this replica is the one at work", leader.clone());
+        registry.register("build", "The operator that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let objects = Arc::new(Objects::default());
+        registry.register_collector(Box::new(Arc::clone(&objects)));
         Self(Arc::new(Inner {
             registry: root,
             reconciles,
@@ -120,6 +134,8 @@ impl Default for Metrics {
             server_durations,
             possible_orphans,
             orphans,
+            leader,
+            objects,
         }))
     }
 }
@@ -151,6 +167,16 @@ impl Metrics {
     /// A registration stays on a server though nobody wants it.
     pub fn orphan(&self) {
         self.0.orphans.inc();
+    }
+
+    /// This replica is at work from now on.
+    pub fn leading(&self) {
+        self.0.leader.set(1);
+    }
+
+    /// What the watches have seen is counted from now on.
+    pub fn observe(&self, clients: &Cache<OAuthClient>, profiles: &Cache<TokenProfile>, policies: &Cache<DcrPolicy>) {
+        self.0.objects.observe(clients.clone(), profiles.clone(), policies.clone());
     }
 
     /// The page, in OpenMetrics text format.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod metrics;
+mod objects;
 mod telemetry;
 
 pub use admin::{Health, serve};
