@@ -14,6 +14,7 @@ mod fixtures;
 
 mod chart;
 mod generated;
+mod gitops;
 mod observability;
 mod release;
 mod tools;
