@@ -15,6 +15,8 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::error::words;
+
 /// Which Lease, whose, and how patient.
 #[derive(Clone, Debug)]
 pub struct Params {
@@ -55,9 +57,7 @@ impl Elector {
             let obstacle = match self.acquire_or_renew().await {
                 Ok(true) => return true,
                 Ok(false) => None,
-                Err(error) => {
-                    Some(format!("can't read or write the Lease {}: {}", self.params.name, api_message(&error)))
-                }
+                Err(error) => Some(format!("can't read or write the Lease {}: {}", self.params.name, words(&error))),
             };
             if said.as_ref() != Some(&obstacle) {
                 match &obstacle {
@@ -166,14 +166,6 @@ impl Elector {
             Ok(Err(error)) => tracing::warn!(%error, "could not release the lease"),
             Err(_) => tracing::warn!("could not release the lease in time"),
         }
-    }
-}
-
-/// The API server's own words, which name the user, the verb and the resource if RBAC refuses.
-fn api_message(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }
 

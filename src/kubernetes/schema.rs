@@ -16,7 +16,8 @@ pub async fn missing_kinds(client: &Client, crds: &[CustomResourceDefinition]) -
         let version = format!("{}/{}", crd.spec.group, version(crd));
         let served = match client.list_api_group_resources(&version).await {
             Ok(list) => list.resources.iter().any(|resource| resource.name == crd.spec.names.plural),
-            Err(kube::Error::Api(status)) if status.is_not_found() => false,
+            // For a group that it does not know, the server's 404 is plain text without a reason.
+            Err(kube::Error::Api(status)) if status.code == 404 => false,
             Err(error) => return Err(Error::new(format!("could not ask for the kinds of {version}"), error)),
         };
         if !served {

@@ -25,6 +25,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::error::words;
+
 /// A watch that is under way: what it has seen, and which objects it has seen change.
 pub struct Watched<K: Resource<DynamicType = ()> + 'static> {
     pub store: Store<DeserializeGuard<K>>,
@@ -106,7 +108,7 @@ where
                     Ok(None) => Some(format!("{kind} {name} does not exist")),
                     Err(error) => {
                         complete = false;
-                        Some(format!("can't read {kind} {name}: {error}"))
+                        Some(format!("can't read {kind} {name}: {}", words(&error)))
                     }
                 };
                 let last = said.insert(name.clone(), complaint.clone()).flatten();
@@ -171,11 +173,23 @@ where
                     known.remove(&reference);
                     tell(reference, None);
                 }
-                Err(error) => tracing::warn!(%error, kind = %T::kind(&()), "the watch was cut; watching again"),
+                Err(error) => {
+                    tracing::warn!(error = cause(&error), kind = %T::kind(&()), "the watch was cut; watching again");
+                }
             }
         }
     });
     store
+}
+
+fn cause(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => words(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
 }
 
 /// The receiver as a stream.
@@ -211,7 +225,7 @@ pub fn watch_secrets(
             }
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Err(error) => {
-                tracing::warn!(%error, kind = "Secret", "the watch was cut; watching again");
+                tracing::warn!(error = cause(&error), kind = "Secret", "the watch was cut; watching again");
                 None
             }
         };

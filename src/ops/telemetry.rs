@@ -8,9 +8,9 @@ use crate::cli::LogFormat;
 
 /// Starts the log. `RUST_LOG`, if set, wins over `level`.
 pub fn init(format: LogFormat, level: &str) {
-    // kube-runtime repeats in a span of its own what ours says.
+    // kube-runtime repeats in words of its own what ours says.
     let filter = EnvFilter::try_from_default_env()
-        .or_else(|_| EnvFilter::try_new(format!("{level},kube_runtime::controller=warn")))
+        .or_else(|_| EnvFilter::try_new(format!("{level},kube_runtime::controller=warn,kube_runtime::watcher=error")))
         .unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     match format {

@@ -18,3 +18,4 @@ mod gitops;
 mod observability;
 mod release;
 mod tools;
+mod trouble;

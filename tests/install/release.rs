@@ -1,6 +1,6 @@
 //! A release, from install to uninstall, on a real control plane; and the operator as that release would run it.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
 
@@ -30,8 +30,8 @@ async fn read(plane: &ControlPlane, namespace: &str, what: &[&str]) -> Value {
     serde_json::from_str(&plane.kubectl_ok(&args, None).await).expect("JSON")
 }
 
-/// Starts the operator with the ServiceAccount, the arguments and the environment of the Deployment that a release made.
-pub async fn start(plane: &ControlPlane, namespace: &str, deployment: &str) -> Operator {
+/// The ServiceAccount, the arguments and the environment of the Deployment that a release made, for the operator.
+pub async fn as_deployed(plane: &ControlPlane, namespace: &str, deployment: &str) -> (PathBuf, OperatorOptions) {
     let deployment = read(plane, namespace, &["deployment", deployment]).await;
     let pod = &deployment["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -51,7 +51,12 @@ pub async fn start(plane: &ControlPlane, namespace: &str, deployment: &str) -> O
     let env = env.collect();
     let account = text(&pod["serviceAccountName"]);
     let kubeconfig = plane.service_account_kubeconfig(namespace, &account).await;
-    let options = OperatorOptions { args, env, watch: Vec::new(), namespace: namespace.to_owned() };
+    (kubeconfig, OperatorOptions { args, env, watch: Vec::new(), namespace: namespace.to_owned() })
+}
+
+/// Starts the operator as the Deployment of a release would, and waits until it is ready.
+pub async fn start(plane: &ControlPlane, namespace: &str, deployment: &str) -> Operator {
+    let (kubeconfig, options) = as_deployed(plane, namespace, deployment).await;
     Operator::start_with_kubeconfig(kubeconfig, options).await
 }
 
