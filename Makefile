@@ -47,6 +47,14 @@ bench: ## The figures of docs/performance.md, measured
 	cargo build --locked --release --bin dcr-operator --example bench
 	$(CONTROL_PLANE) DCR_OPERATOR_BINARY=target/release/dcr-operator target/release/examples/bench
 
+.PHONY: image
+image: ## The image, FROM scratch with a static binary, as an archive in dist/; no container engine is needed
+	@deploy/image.sh
+
+.PHONY: release
+release: ## All that a release consists of, in dist/: image, binary, chart, manifests, SBOM, checksums
+	@deploy/release.sh
+
 .PHONY: crds
 crds: ## Write crds/ anew from the types
 	UPDATE_CRDS=1 cargo test --locked --lib crds_are_committed

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What they see of an object in a state.
-async fn seen(states: &[(&str, Value, &str, &str)]) {
+fn seen(states: &[(&str, Value, &str, &str)]) {
     let objects: Vec<Value> = states.iter().map(|(_, object, ..)| object.clone()).collect();
     let script = repository("deploy/argocd/health.lua");
     let argocd = verdicts(&["argocd", script.to_str().expect("a UTF-8 path")], &objects);
@@ -97,7 +97,7 @@ async fn flux_and_argo_cd_see_what_state_an_object_is_in() {
     operator.kill();
     home.patch(POLICIES, "web", json!({"spec": {"allowedScopes": ["openid"]}})).await;
     states.push(("changed", home.get(POLICIES, "web").await.expect("a policy"), "InProgress", "Progressing"));
-    seen(&states).await;
+    seen(&states);
 }
 
 #[test]

@@ -13,8 +13,10 @@ mod support;
 mod fixtures;
 
 mod chart;
+mod compatibility;
 mod generated;
 mod gitops;
+mod image;
 mod observability;
 mod release;
 mod tools;

@@ -51,7 +51,7 @@ pub async fn as_deployed(plane: &ControlPlane, namespace: &str, deployment: &str
     let env = env.collect();
     let account = text(&pod["serviceAccountName"]);
     let kubeconfig = plane.service_account_kubeconfig(namespace, &account).await;
-    (kubeconfig, OperatorOptions { args, env, watch: Vec::new(), namespace: namespace.to_owned() })
+    (kubeconfig, OperatorOptions { args, env, watch: Vec::new(), namespace: namespace.to_owned(), binary: None })
 }
 
 /// Starts the operator as the Deployment of a release would, and waits until it is ready.

@@ -16,7 +16,7 @@ use crate::{
 
 const NAMESPACE: &str = "operators";
 
-async fn install(plane: &ControlPlane, values: &str) {
+fn install(plane: &ControlPlane, values: &str) {
     let install = ["install", "dcr-operator", &chart(), "--namespace", NAMESPACE, "--create-namespace"];
     Helm::on(plane).ok(&install, values);
 }
@@ -33,7 +33,7 @@ async fn until_readyz(operator: &Operator, status: u16, words: &str) {
 #[tokio::test]
 async fn without_its_crds_it_says_so_and_is_ready_once_they_are_there() {
     let plane = bare_plane().await;
-    install(plane, "{crds: {enabled: false}, allowInsecureHttp: true}").await;
+    install(plane, "{crds: {enabled: false}, allowInsecureHttp: true}");
     let (kubeconfig, options) = as_deployed(plane, NAMESPACE, "dcr-operator").await;
     let operator = Operator::spawn(&kubeconfig, &options);
     until_readyz(&operator, 503, "the cluster lacks the CRDs tokenprofiles.dcr-operator.dev, dcrpolicies").await;
@@ -58,7 +58,7 @@ async fn without_its_crds_it_says_so_and_is_ready_once_they_are_there() {
 #[tokio::test]
 async fn a_lease_that_it_may_not_write_is_named_with_the_right_that_is_missing() {
     let plane = bare_plane().await;
-    install(plane, "").await;
+    install(plane, "");
     let roles = ["delete", "rolebinding", "dcr-operator-lease", "--namespace", NAMESPACE];
     plane.kubectl_ok(&roles, None).await;
     let (kubeconfig, options) = as_deployed(plane, NAMESPACE, "dcr-operator").await;
@@ -75,7 +75,7 @@ async fn a_lease_that_it_may_not_write_is_named_with_the_right_that_is_missing()
 #[tokio::test]
 async fn a_right_that_is_taken_away_is_named_by_verb_and_resource_and_missed_no_longer_than_needed() {
     let plane = bare_plane().await;
-    install(plane, "allowInsecureHttp: true").await;
+    install(plane, "allowInsecureHttp: true");
     let operator = start(plane, NAMESPACE, "dcr-operator").await;
     let home = home(plane, "shop").await;
     home.profile(AuthorizationServer::shared().issuer()).await;
@@ -101,7 +101,7 @@ async fn a_right_that_is_taken_away_is_named_by_verb_and_resource_and_missed_no_
 #[tokio::test]
 async fn a_killed_leader_is_replaced_within_20_seconds_and_one_that_is_asked_to_stop_within_3() {
     let plane = bare_plane().await;
-    install(plane, "allowInsecureHttp: true").await;
+    install(plane, "allowInsecureHttp: true");
     let first = start(plane, NAMESPACE, "dcr-operator").await;
     until_readyz(&first, 200, "leader").await;
     let second = start(plane, NAMESPACE, "dcr-operator").await;

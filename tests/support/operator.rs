@@ -24,11 +24,19 @@ pub struct OperatorOptions {
     pub watch: Vec<String>,
     /// Where the ServiceAccount `dcr-operator` and the Lease are.
     pub namespace: String,
+    /// Another binary than the one that cargo has just built.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for OperatorOptions {
     fn default() -> Self {
-        Self { args: Vec::new(), env: Vec::new(), watch: Vec::new(), namespace: Operator::NAMESPACE.into() }
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            watch: Vec::new(),
+            namespace: Operator::NAMESPACE.into(),
+            binary: None,
+        }
     }
 }
 
@@ -65,7 +73,7 @@ impl Operator {
         install_crypto_provider();
         let folder = Folder::new("operator");
         let admin = format!("127.0.0.1:{}", free_port());
-        let mut command = command();
+        let mut command = command_of(options.binary.clone().unwrap_or_else(binary));
         command.env("KUBECONFIG", kubeconfig).arg("run").args([
             "--admin-address",
             &admin,
@@ -155,7 +163,11 @@ impl Drop for Operator {
 
 /// The operator's binary, with nothing of the caller's environment that would change what it does.
 pub fn command() -> Command {
-    let mut command = Command::new(binary());
+    command_of(binary())
+}
+
+fn command_of(binary: PathBuf) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_uppercase();
         if text.starts_with("DCR_OPERATOR_") || text.ends_with("_PROXY") || text == "RUST_LOG" || text == "KUBECONFIG" {
