@@ -128,7 +128,8 @@ async fn apply(plane: &ControlPlane, manager: &str, objects: &[Value]) -> Vec<(S
 
 #[tokio::test]
 async fn applying_the_same_again_changes_nothing() {
-    let (plane, server) = (release::bare_plane().await, AuthorizationServer::shared());
+    let bare = release::BarePlane::start().await;
+    let (plane, server) = (bare.plane(), AuthorizationServer::shared());
     let rendered = Helm::offline().template("dcr-operator", "operators", "allowInsecureHttp: true");
     plane.kubectl_ok(&["create", "namespace", "operators"], None).await;
     for manager in ["argocd-controller", "kustomize-controller"] {

@@ -15,10 +15,26 @@ use crate::{
     tools::{Helm, chart, id},
 };
 
-/// A control plane without CRDs.
-pub async fn bare_plane() -> &'static ControlPlane {
-    // It ends with the process, as the shared one does.
-    Box::leak(Box::new(ControlPlane::start(ControlPlaneOptions::default()).await))
+/// A control plane of one test, without CRDs.
+pub struct BarePlane(&'static ControlPlane);
+
+impl BarePlane {
+    pub async fn start() -> Self {
+        // `Home` wants one that lives as long as the process; its servers need not.
+        Self(Box::leak(Box::new(ControlPlane::start(ControlPlaneOptions::default()).await)))
+    }
+
+    pub fn plane(&self) -> &'static ControlPlane {
+        self.0
+    }
+}
+
+impl Drop for BarePlane {
+    fn drop(&mut self) {
+        for process in [self.0.controller_manager(), self.0.api_server(), self.0.etcd()] {
+            process.kill();
+        }
+    }
 }
 
 pub async fn home(plane: &'static ControlPlane, prefix: &str) -> Home {
@@ -76,7 +92,8 @@ fn older_chart(folder: &Folder) -> String {
 
 #[tokio::test]
 async fn a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_the_clients_stay() {
-    let (plane, server) = (bare_plane().await, AuthorizationServer::shared());
+    let bare = BarePlane::start().await;
+    let (plane, server) = (bare.plane(), AuthorizationServer::shared());
     let helm = Helm::on(plane);
     let folder = Folder::new("older");
     let older = older_chart(&folder);
@@ -263,7 +280,8 @@ const NOT_IN_THE_LOG: &[(&str, &str, &str)] = &[
 
 #[tokio::test]
 async fn the_operator_is_allowed_what_it_does_and_nothing_more() {
-    let plane = bare_plane().await;
+    let bare = BarePlane::start().await;
+    let plane = bare.plane();
     let server = AuthorizationServer::start(crate::support::authorization_server::AuthorizationServerOptions {
         tls: true,
         ..Default::default()

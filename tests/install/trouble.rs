@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     fixtures::*,
-    release::{as_deployed, bare_plane, home, start},
+    release::{BarePlane, as_deployed, home, start},
     support::{
         authorization_server::AuthorizationServer,
         control_plane::{ControlPlane, project_crds},
@@ -32,7 +32,8 @@ async fn until_readyz(operator: &Operator, status: u16, words: &str) {
 
 #[tokio::test]
 async fn without_its_crds_it_says_so_and_is_ready_once_they_are_there() {
-    let plane = bare_plane().await;
+    let bare = BarePlane::start().await;
+    let plane = bare.plane();
     install(plane, "{crds: {enabled: false}, allowInsecureHttp: true}");
     let (kubeconfig, options) = as_deployed(plane, NAMESPACE, "dcr-operator").await;
     let operator = Operator::spawn(&kubeconfig, &options);
@@ -57,7 +58,8 @@ async fn without_its_crds_it_says_so_and_is_ready_once_they_are_there() {
 
 #[tokio::test]
 async fn a_lease_that_it_may_not_write_is_named_with_the_right_that_is_missing() {
-    let plane = bare_plane().await;
+    let bare = BarePlane::start().await;
+    let plane = bare.plane();
     install(plane, "");
     let roles = ["delete", "rolebinding", "dcr-operator-lease", "--namespace", NAMESPACE];
     plane.kubectl_ok(&roles, None).await;
@@ -74,7 +76,8 @@ async fn a_lease_that_it_may_not_write_is_named_with_the_right_that_is_missing()
 
 #[tokio::test]
 async fn a_right_that_is_taken_away_is_named_by_verb_and_resource_and_missed_no_longer_than_needed() {
-    let plane = bare_plane().await;
+    let bare = BarePlane::start().await;
+    let plane = bare.plane();
     install(plane, "allowInsecureHttp: true");
     let operator = start(plane, NAMESPACE, "dcr-operator").await;
     let home = home(plane, "shop").await;
@@ -100,7 +103,8 @@ async fn a_right_that_is_taken_away_is_named_by_verb_and_resource_and_missed_no_
 
 #[tokio::test]
 async fn a_killed_leader_is_replaced_within_20_seconds_and_one_that_is_asked_to_stop_within_3() {
-    let plane = bare_plane().await;
+    let bare = BarePlane::start().await;
+    let plane = bare.plane();
     install(plane, "allowInsecureHttp: true");
     let first = start(plane, NAMESPACE, "dcr-operator").await;
     until_readyz(&first, 200, "leader").await;
