@@ -10,6 +10,7 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/dcr-operator"
 
 say() { printf 'release: %s\n' "$*" >&2; }
 
+grep -q "^## \[$version\]" CHANGELOG.md || say "CHANGELOG.md has no section [$version] yet: write it before you publish this"
 rm -rf dist
 archive=$(deploy/image.sh | tail -n 1)
 
@@ -37,7 +38,9 @@ tool="$cache/cargo-cyclonedx-$CYCLONEDX"
 [ -x "$tool/bin/cargo-cyclonedx" ] || cargo install cargo-cyclonedx --version "$CYCLONEDX" --locked --root "$tool" >&2
 SOURCE_DATE_EPOCH=0 "$tool/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 \
   --target "$(uname -m)-unknown-linux-musl" --override-filename dcr-operator-sbom >&2
-mv dcr-operator-sbom.json "dist/dcr-operator-$version.cdx.json"
+# It names this crate by its path on this machine.
+sed "s|path+file://$PWD|path+file:///source|g" dcr-operator-sbom.json >"dist/dcr-operator-$version.cdx.json"
+rm dcr-operator-sbom.json
 
 (cd dist && sha256sum -- * >SHA256SUMS)
 say "dist/ has:"
