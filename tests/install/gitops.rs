@@ -1,6 +1,8 @@
 //! What Flux, Helm and Argo CD see, in their own words: kstatus by its library, Argo CD's health check in a Lua
 //! interpreter; and that they never find a difference that the operator made.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
         control_plane::ControlPlane,
         repository,
     },
-    tools::{Helm, id, verdicts},
+    tools::{Helm, id, manifests, verdicts},
 };
 
 /// What they see of an object in a state.
@@ -113,6 +115,25 @@ fn the_health_check_survives_objects_that_are_not_complete() {
     for answer in verdicts(&["argocd", script.to_str().expect("a UTF-8 path")], &states) {
         assert_eq!(answer["status"], "Progressing", "{answer}");
     }
+}
+
+#[test]
+fn the_examples_install_the_chart_with_values_that_it_has() {
+    let read = |path: &str| fs::read_to_string(repository(path)).expect("an example");
+    let flux = manifests(&read("deploy/flux/shop.yaml"));
+    let release = flux.iter().find(|object| object["kind"] == "HelmRelease").expect("a HelmRelease");
+    assert!(repository(release["spec"]["chart"]["spec"]["chart"].as_str().expect("a path")).is_dir());
+    let values = release["spec"]["values"].to_string();
+    let rendered = Helm::offline().template("dcr-operator", "dcr-operator", &values);
+    assert!(rendered.iter().any(|object| object["kind"] == "PodMonitor"), "{values}");
+    let waiting = flux.iter().filter(|object| object["kind"] == "Kustomization");
+    assert!(waiting.clone().count() == 2 && waiting.clone().all(|object| object["spec"]["wait"] == true));
+
+    let argocd = manifests(&read("deploy/argocd/application.yaml"));
+    assert!(repository(argocd[0]["spec"]["source"]["path"].as_str().expect("a path")).is_dir());
+    let version = format!("v{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(argocd[0]["spec"]["source"]["targetRevision"], version);
+    assert_eq!(flux[0]["spec"]["ref"]["tag"], version);
 }
 
 /// Applies as Argo CD and Flux do, and returns the objects' versions.

@@ -17,6 +17,7 @@ mod compatibility;
 mod generated;
 mod gitops;
 mod image;
+mod kubectl;
 mod observability;
 mod release;
 mod tools;

@@ -20,8 +20,15 @@ pub struct BarePlane(&'static ControlPlane);
 
 impl BarePlane {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With further flags of kube-apiserver.
+    async fn start_with(flags: &[&str]) -> Self {
+        let api_server_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let options = ControlPlaneOptions { api_server_flags, ..ControlPlaneOptions::default() };
         // `Home` wants one that lives as long as the process; its servers need not.
-        Self(Box::leak(Box::new(ControlPlane::start(ControlPlaneOptions::default()).await)))
+        Self(Box::leak(Box::new(ControlPlane::start(options).await)))
     }
 
     pub fn plane(&self) -> &'static ControlPlane {
@@ -268,7 +275,7 @@ fn granted(objects: &[Value], account: &str) -> Rights {
 
 /// Rights that no request of the scenario shows, and why they are needed all the same.
 const NOT_IN_THE_LOG: &[(&str, &str, &str)] = &[
-    // Checked by an admission plug-in, when an owner reference blocks the owner's deletion; no request of its own.
+    // Checked by an admission plug-in, which is on in this test, when an owner reference blocks the owner's deletion.
     ("oauthclients/finalizers", "update", "OwnerReferencesPermissionEnforcement"),
     // Checked beside `patch` when an apply creates the object.
     ("secrets", "create", "server-side apply"),
@@ -280,7 +287,7 @@ const NOT_IN_THE_LOG: &[(&str, &str, &str)] = &[
 
 #[tokio::test]
 async fn the_operator_is_allowed_what_it_does_and_nothing_more() {
-    let bare = BarePlane::start().await;
+    let bare = BarePlane::start_with(&["--enable-admission-plugins=OwnerReferencesPermissionEnforcement"]).await;
     let plane = bare.plane();
     let server = AuthorizationServer::start(crate::support::authorization_server::AuthorizationServerOptions {
         tls: true,
