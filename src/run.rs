@@ -60,8 +60,8 @@ pub async fn run(args: RunArgs) -> ExitCode {
         log_format,
         log_level,
     } = args;
-    ops::init_telemetry(log_format, &log_level);
     let metrics = Metrics::default();
+    ops::init_telemetry(log_format, &log_level, &metrics);
     let client = match kubernetes::connect(metrics.clone()).await {
         Ok(client) => client,
         Err(error) => {

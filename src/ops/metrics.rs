@@ -52,7 +52,12 @@ struct OperationLabels {
     operation: &'static str,
 }
 
-type Durations = Family<OperationLabels, Histogram, fn() -> Histogram>;
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+type Durations<L = OperationLabels> = Family<L, Histogram, fn() -> Histogram>;
 
 /// All metrics; cheap to clone.
 #[derive(Clone, Debug)]
@@ -62,6 +67,8 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     reconciles: Family<ReconcileLabels, Counter>,
+    under_way: Family<KindLabels, Gauge>,
+    reconcile_durations: Durations<KindLabels>,
     kubernetes_requests: Family<RequestLabels, Counter>,
     kubernetes_durations: Durations,
     server_requests: Family<ServerLabels, Counter>,
@@ -82,6 +89,15 @@ impl Default for Metrics {
         let registry = &mut root;
         let reconciles = Family::default();
         registry.register("reconciles", "Passes over an object, by kind, outcome and reason", reconciles.clone());
+        let under_way = Family::default();
+        registry.register("reconciles_under_way", "Passes over objects that are under way, by kind", under_way.clone());
+        let reconcile_durations = Durations::new_with_constructor(durations as fn() -> Histogram);
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Time that passes over an object took, by kind",
+            Unit::Seconds,
+            reconcile_durations.clone(),
+        );
         let kubernetes_requests = Family::default();
         registry.register(
             "kubernetes_requests",
@@ -128,6 +144,8 @@ impl Default for Metrics {
         Self(Arc::new(Inner {
             registry: root,
             reconciles,
+            under_way,
+            reconcile_durations,
             kubernetes_requests,
             kubernetes_durations,
             server_requests,
@@ -145,6 +163,17 @@ impl Metrics {
     pub fn reconciled(&self, kind: &'static str, outcome: Outcome, reason: &str) {
         let labels = ReconcileLabels { kind, outcome, reason: reason.to_owned() };
         self.0.reconciles.get_or_create(&labels).inc();
+    }
+
+    /// A pass over an object begins.
+    pub(super) fn pass_began(&self, kind: &'static str) {
+        self.0.under_way.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// That pass has ended.
+    pub(super) fn pass_ended(&self, kind: &'static str, took: Duration) {
+        self.0.under_way.get_or_create(&KindLabels { kind }).dec();
+        self.0.reconcile_durations.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
     }
 
     /// The Kubernetes API has answered (or not: status 0).

@@ -3,6 +3,7 @@
 mod admin;
 mod metrics;
 mod objects;
+mod passes;
 mod telemetry;
 
 pub use admin::{Health, serve};

@@ -98,6 +98,7 @@ async fn the_page_of_metrics_is_the_endpoint() {
         format!("dcr_operator_policy_clients{{policy_namespace=\"{namespace}\",policy=\"web\",verdict=\"matching\"}} 1"),
         "dcr_operator_backlog{kind=\"OAuthClient\"} 0".to_owned(),
         "dcr_operator_leader 1".to_owned(),
+        "dcr_operator_reconciles_under_way{kind=\"OAuthClient\"} 0".to_owned(),
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");
     }
