@@ -85,7 +85,7 @@ async fn the_page_of_metrics_is_the_endpoint() {
         );
     }
     let labelled = served.values().filter(|(_, labels)| !labels.is_empty()).count();
-    assert!(labelled >= 9, "most metrics should have values in this test:\n{page}");
+    assert!(labelled >= 12, "most metrics should have values in this test:\n{page}");
 
     // What it counts, and that nobody but the platform team chooses a label's value.
     let namespace = &home.name;
@@ -98,9 +98,13 @@ async fn the_page_of_metrics_is_the_endpoint() {
         format!("dcr_operator_policy_clients{{policy_namespace=\"{namespace}\",policy=\"web\",verdict=\"matching\"}} 1"),
         "dcr_operator_backlog{kind=\"OAuthClient\"} 0".to_owned(),
         "dcr_operator_leader 1".to_owned(),
-        "dcr_operator_reconciles_under_way{kind=\"OAuthClient\"} 0".to_owned(),
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");
+    }
+    for kind in ["OAuthClient", "TokenProfile", "DcrPolicy"] {
+        for name in ["reconciles_under_way", "reconcile_duration_seconds_count"] {
+            assert!(page.contains(&format!("dcr_operator_{name}{{kind=\"{kind}\"}}")), "{name} of {kind} in:\n{page}");
+        }
     }
     assert!(!page.contains("chosen-by-anybody"), "{page}");
 }

@@ -123,3 +123,25 @@ async fn a_killed_leader_is_replaced_within_20_seconds_and_one_that_is_asked_to_
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     assert!(ended.success());
 }
+
+#[tokio::test]
+async fn a_leader_that_was_frozen_gives_up_when_it_wakes_and_leaves_the_work_to_the_other() {
+    let bare = BarePlane::start().await;
+    let (plane, server) = (bare.plane(), AuthorizationServer::shared());
+    install(plane, "allowInsecureHttp: true");
+    let first = start(plane, NAMESPACE, "dcr-operator").await;
+    until_readyz(&first, 200, "leader").await;
+    let second = start(plane, NAMESPACE, "dcr-operator").await;
+    let home = home(plane, "shop").await;
+    home.profile(server.issuer()).await;
+
+    first.process().stop();
+    until_readyz(&second, 200, "leader").await;
+    home.register("shop").await;
+    first.process().cont();
+    let ended = first.process().wait(WAIT).await;
+    assert_eq!(ended.code(), Some(1), "{}", first.log());
+    assert_says(&first.log(), &["the lease"]);
+    assert_eq!(second.get("/readyz").await.unwrap(), (200, "leader\n".to_owned()));
+    assert_eq!(home.registered(server, "shop").await.len(), 1);
+}
