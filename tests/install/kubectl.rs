@@ -9,7 +9,8 @@ use crate::{
 
 #[tokio::test]
 async fn kubectl_tells_a_person_what_to_do_next() {
-    let home = Home::new("people").await;
+    let home = Home::without_operator("people").await;
+    let _operator = home.operator(&[]).await;
     let kubectl = async |args: &[&str]| {
         let args = [args, &["--namespace", &home.name]].concat();
         home.plane.kubectl_ok(&args, None).await

@@ -70,7 +70,9 @@ async fn the_page_of_metrics_is_the_endpoint() {
     lost["spec"]["profileRef"] = json!({"name": "chosen-by-anybody"});
     home.apply(&lost).await;
     home.until_condition(CLIENTS, "lost", ["Accepted", "False", "ProfileNotFound"]).await;
-    home.until("counted", POLICIES, "web", |policy| policy["status"]["clients"]["matching"] == 1).await;
+    let counted = |policy: &Value| policy["status"]["clients"]["matching"].as_i64() > Some(0);
+    let policy = home.until("counted", POLICIES, "web", counted).await;
+    let matching = &policy["status"]["clients"]["matching"];
 
     let page = operator.metrics().await;
     let (documented, served) = (documented(), served(&page));
@@ -95,7 +97,7 @@ async fn the_page_of_metrics_is_the_endpoint() {
         ),
         "dcr_operator_clients{profile_namespace=\"\",profile=\"\",condition=\"Accepted\",status=\"False\",reason=\"ProfileNotFound\"} 1".to_owned(),
         format!("dcr_operator_profile_ready{{profile_namespace=\"{namespace}\",profile=\"token-service\"}} 1"),
-        format!("dcr_operator_policy_clients{{policy_namespace=\"{namespace}\",policy=\"web\",verdict=\"matching\"}} 1"),
+        format!("dcr_operator_policy_clients{{policy_namespace=\"{namespace}\",policy=\"web\",verdict=\"matching\"}} {matching}"),
         "dcr_operator_backlog{kind=\"OAuthClient\"} 0".to_owned(),
         "dcr_operator_leader 1".to_owned(),
     ] {
