@@ -106,7 +106,7 @@ impl Profile {
 
 fn verdict(conditions: &[Condition], type_: &str) -> [String; 2] {
     condition(conditions, type_).map_or_else(
-        || ["Unknown".to_owned(), String::new()],
+        || ["Unknown".to_owned(), "Unobserved".to_owned()],
         |condition| [condition.status.clone(), condition.reason.clone()],
     )
 }

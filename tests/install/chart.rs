@@ -155,6 +155,10 @@ fn what_makes_no_sense_is_refused_with_the_way_out() {
         ("caBundle: {configMap: a, secret: b}", vec!["caBundle.configMap", "caBundle.secret", "leave one empty"]),
         ("podDisruptionBudget: {minAvailable: 1}", vec!["set maxUnavailable: null"]),
         (
+            "metrics: {prometheusRule: {enabled: true, disabled: [DcrOperatorOrphans]}}",
+            vec!["\"DcrOperatorOrphans\", which is no alert", "DcrOperatorOrphan,"],
+        ),
+        (
             "tokenProfiles: {token-service: {spec: {issuer: https://login.example.com}}}",
             vec!["need the CRDs on the cluster", "--api-versions dcr-operator.dev/v1alpha1"],
         ),
