@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dcr-operator
 CONTROL_PLANE = KUBEBUILDER_ASSETS="$$(tests/control-plane/build.sh)"
+TOOLS = DCR_OPERATOR_TOOLS="$$(tests/tools/build.sh)"
 CARGO_DENY := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
 
@@ -19,7 +20,7 @@ demo: ## A real control plane and a real authorization server on this machine, w
 
 .PHONY: test
 test: lint deny ## Everything that CI runs
-	$(CONTROL_PLANE) cargo test --locked --no-fail-fast
+	$(CONTROL_PLANE) $(TOOLS) cargo test --locked --no-fail-fast
 
 .PHONY: lint
 lint: ## Format and lints
@@ -37,11 +38,27 @@ $(DENY):
 control-plane: ## Find or build etcd, kube-apiserver, kube-controller-manager and kubectl; the last line is their folder
 	@tests/control-plane/build.sh
 
+.PHONY: tools
+tools: ## Find or build helm, promtool and verdicts, which judge the chart; the last line is their folder
+	@tests/tools/build.sh
+
 .PHONY: bench
 bench: ## The figures of docs/performance.md, measured
 	cargo build --locked --release --bin dcr-operator --example bench
 	$(CONTROL_PLANE) DCR_OPERATOR_BINARY=target/release/dcr-operator target/release/examples/bench
 
+.PHONY: image
+image: ## The image, FROM scratch with a static binary, as an archive in dist/; no container engine is needed
+	@deploy/image.sh
+
+.PHONY: release
+release: ## All that a release consists of, in dist/: image, binary, chart, manifests, SBOM, checksums
+	@deploy/release.sh
+
 .PHONY: crds
 crds: ## Write crds/ and the admission policy anew from the code
 	UPDATE_CRDS=1 cargo test --locked --lib _committed
+
+.PHONY: chart
+chart: ## Write the parts of the chart anew that come from crds/, deploy/ and values.yaml
+	$(TOOLS) UPDATE_CHART=1 cargo test --locked --test install generated

@@ -27,11 +27,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{DcrPolicy, OAuthClient, OPERATOR, TokenProfile, labels},
+    api::{self, DcrPolicy, OAuthClient, OPERATOR, TokenProfile, labels},
     cli::RunArgs,
     context::{Context, Settings},
     dcr_policy::{self, Counts},
-    kubernetes::{self, Backoff, Cache, Events, Key, SecretChange, Watched, Written, follow, lease, watch_secrets},
+    kubernetes::{
+        self, Backoff, Cache, Events, Key, SecretChange, Watched, Written, follow, follow_by_name, lease, watch_secrets,
+    },
     oauth_client::{self, Changes, Compared},
     ops::{self, Health, Metrics},
     policy::Seniority,
@@ -42,6 +44,11 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(25);
 /// The first delay after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+
+/// Pauses between two looks for the CRDs.
+const CRD_INTERVAL: Duration = Duration::from_secs(2);
+/// Pauses between two looks at namespaces that can't be watched.
+const NAMESPACE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Exit code for a configuration that can't work.
 const MISCONFIGURED: u8 = 2;
@@ -60,8 +67,8 @@ pub async fn run(args: RunArgs) -> ExitCode {
         log_format,
         log_level,
     } = args;
-    ops::init_telemetry(log_format, &log_level);
     let metrics = Metrics::default();
+    ops::init_telemetry(log_format, &log_level, &metrics);
     let client = match kubernetes::connect(metrics.clone()).await {
         Ok(client) => client,
         Err(error) => {
@@ -108,6 +115,10 @@ async fn lead(
     stop: CancellationToken,
 ) -> ExitCode {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, ?namespaces, "starting");
+    tokio::select! {
+        () = crds_are_there(&client, &health) => {}
+        () = stop.cancelled() => return ExitCode::SUCCESS,
+    }
     health.started();
     let released = CancellationToken::new();
     let lease: Option<JoinHandle<()>> = match lease_namespace {
@@ -123,15 +134,21 @@ async fn lead(
                     retry_period: Duration::from_secs(2),
                 },
             );
-            if !elector.acquire(&stop).await {
+            let standing = |obstacle: Option<String>| {
+                health.obstacle(obstacle.map(|obstacle| format!("{obstacle} (--lease-namespace {namespace})")));
+            };
+            if !elector.acquire(&stop, standing).await {
                 return ExitCode::SUCCESS;
             }
+            health.obstacle(None);
             let released = released.clone();
             Some(tokio::spawn(async move { elector.hold(&released).await }))
         }
     };
     tracing::info!("leading");
     health.leading();
+    metrics.leading();
+    tokio::spawn(compare_crds(client.clone()));
 
     // Fires on a signal and on a lost lease alike: the controllers finish what is in flight.
     let drain = stop.child_token();
@@ -171,6 +188,63 @@ async fn lead(
     if drained { code } else { ExitCode::FAILURE }
 }
 
+/// Waits until the API server serves the three kinds. Without them nothing works, and a restart would not help.
+async fn crds_are_there(client: &Client, health: &Health) {
+    let mut said = None;
+    loop {
+        let obstacle = match kubernetes::missing_kinds(client, &api::crds()).await {
+            Ok(missing) if missing.is_empty() => break,
+            Ok(missing) => format!(
+                "the cluster lacks the CRDs {}: apply crds/, or set crds.enabled in the Helm chart",
+                missing.join(", ")
+            ),
+            Err(error) => error.to_string(),
+        };
+        if said.as_ref() != Some(&obstacle) {
+            tracing::error!("{obstacle}; looking again every {} s", CRD_INTERVAL.as_secs());
+        }
+        health.obstacle(Some(obstacle.clone()));
+        said = Some(obstacle);
+        tokio::time::sleep(CRD_INTERVAL).await;
+    }
+    if said.is_some() {
+        tracing::info!("the CRDs are there");
+    }
+    health.obstacle(None);
+}
+
+/// Warns if the CRDs are older than this operator. It works all the same, but for the fields that they lack.
+async fn compare_crds(client: Client) {
+    const NAMED: usize = 8;
+    let mut said = None;
+    loop {
+        // The API server publishes a changed schema some seconds after the change.
+        tokio::time::sleep(CRD_INTERVAL * 2).await;
+        match kubernetes::missing_fields(&client, &api::crds()).await {
+            Ok(missing) if missing.is_empty() => {
+                if said.is_some() {
+                    tracing::info!("the CRDs are those of this operator");
+                }
+                return;
+            }
+            Ok(missing) => {
+                if said.as_ref() != Some(&missing) {
+                    let named = missing.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+                    let further = missing.len().saturating_sub(NAMED);
+                    let further = if further == 0 { String::new() } else { format!(" and {further} more") };
+                    tracing::warn!(
+                        "the CRDs are older than this operator: they lack {named}{further}, so what is written there \
+                         is dropped; apply crds/ of version {}",
+                        env!("CARGO_PKG_VERSION")
+                    );
+                }
+                said = Some(missing);
+            }
+            Err(error) => tracing::debug!(%error, "could not compare the CRDs"),
+        }
+    }
+}
+
 /// Watches and controls, until `stop`.
 async fn control(
     client: Client,
@@ -191,7 +265,7 @@ async fn control(
     let seniority = Arc::new(Seniority::default());
     let watches: Vec<Watches> =
         scopes.iter().map(|scope| Watches::start(&client, scope.as_deref(), &tell, &seniority)).collect();
-    let namespaces = watch_namespaces(&client, tell.clone());
+    let namespaces = watch_namespaces(&client, &scopes, tell.clone());
 
     let context = Arc::new(Context {
         clients: Cache::new(watches.iter().map(|watches| watches.clients.store.clone()).collect()),
@@ -213,6 +287,7 @@ async fn control(
         settings,
         client,
     });
+    context.metrics.observe(&context.clients, &context.profiles, &context.policies);
     let synced = async {
         context.clients.ready().await;
         context.profiles.ready().await;
@@ -342,16 +417,21 @@ where
     }
 }
 
-/// The labels of all namespaces, for selectors.
-fn watch_namespaces(client: &Client, tell: Tell) -> Store<PartialObjectMeta<Namespace>> {
+/// The labels of the namespaces, for selectors. With `--namespaces`, a Role in each of them suffices: a Role allows to
+/// read the namespace that it is in, but neither a list nor a watch.
+fn watch_namespaces(client: &Client, scopes: &[Option<String>], tell: Tell) -> Store<PartialObjectMeta<Namespace>> {
     let mut labels = HashMap::new();
-    follow(Api::all(client.clone()), move |reference: ObjectRef<PartialObjectMeta<Namespace>>, namespace| {
-        let now = namespace.map(|namespace| namespace.labels().clone());
+    let tell = move |reference: ObjectRef<PartialObjectMeta<Namespace>>, namespace: Option<Arc<_>>| {
+        let now = namespace.map(|namespace: Arc<PartialObjectMeta<Namespace>>| namespace.labels().clone());
         if labels.insert(reference.name.clone(), now.clone()) != Some(now) {
             tell.judge(dcr_policy::Change::Namespace(reference.name.clone()));
             tell.clients(&Changes::Namespace(reference.name));
         }
-    })
+    };
+    match scopes.iter().cloned().collect::<Option<Vec<String>>>() {
+        Some(names) => follow_by_name(Api::all(client.clone()), names, NAMESPACE_INTERVAL, tell),
+        None => follow(Api::all(client.clone()), tell),
+    }
 }
 
 /// Unique to this process: two replicas must never take each other for themselves.

@@ -30,6 +30,15 @@ pub enum Error {
     },
 }
 
+/// The API server's own words, which name the user, the verb and the resource if RBAC refuses; else the failure.
+#[must_use]
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 impl Error {
     /// Classifies what kube answered; `what` says what was tried.
     pub fn new(what: impl Into<String>, source: kube::Error) -> Self {

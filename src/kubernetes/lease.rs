@@ -15,6 +15,8 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::error::words;
+
 /// Which Lease, whose, and how patient.
 #[derive(Clone, Debug)]
 pub struct Params {
@@ -46,20 +48,25 @@ impl Elector {
         Self { api, params, seen: None }
     }
 
-    /// Resolves with `true` once we lead, or with `false` if `stop` fires first.
-    pub async fn acquire(&mut self, stop: &CancellationToken) -> bool {
-        let mut warned = false;
+    /// Resolves with `true` once we lead, or with `false` if `stop` fires first. `standing` hears after each try what
+    /// stands in the way, if it is not another replica.
+    pub async fn acquire(&mut self, stop: &CancellationToken, standing: impl Fn(Option<String>)) -> bool {
+        // What was said last is not said again every two seconds.
+        let mut said = None;
         loop {
-            match self.acquire_or_renew().await {
+            let obstacle = match self.acquire_or_renew().await {
                 Ok(true) => return true,
-                Ok(false) => {
-                    if !std::mem::replace(&mut warned, true) {
-                        let holder = self.holder();
-                        tracing::info!(holder, "another replica leads; standing by");
-                    }
+                Ok(false) => None,
+                Err(error) => Some(format!("can't read or write the Lease {}: {}", self.params.name, words(&error))),
+            };
+            if said.as_ref() != Some(&obstacle) {
+                match &obstacle {
+                    None => tracing::info!(holder = self.holder(), "another replica leads; standing by"),
+                    Some(obstacle) => tracing::warn!("{obstacle}; trying again"),
                 }
-                Err(error) => tracing::warn!(%error, lease = self.params.name, "could not acquire the lease"),
             }
+            standing(obstacle.clone());
+            said = Some(obstacle);
             tokio::select! {
                 () = stop.cancelled() => return false,
                 () = sleep(self.params.retry_period) => {}
@@ -229,12 +236,33 @@ mod tests {
         let client = lease_server();
         let (mut first, mut second) = (candidate(&client, "a"), candidate(&client, "b"));
         let never = CancellationToken::new();
-        assert!(first.acquire(&never).await);
+        assert!(first.acquire(&never, |_| {}).await);
         assert!(!second.acquire_or_renew().await.unwrap());
         let started = Instant::now();
-        assert!(second.acquire(&never).await, "the first one has died");
+        assert!(second.acquire(&never, |_| {}).await, "the first one has died");
         assert!(started.elapsed() >= Duration::from_secs(14), "{:?}", started.elapsed());
         assert!(!first.acquire_or_renew().await.unwrap(), "and it may not come back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_may_not_be_written_is_an_obstacle_in_the_words_of_the_api_server() {
+        let forbidden = json!({
+            "kind": "Status", "code": 403, "reason": "Forbidden", "status": "Failure",
+            "message": "leases is forbidden: User \"op\" cannot get resource \"leases\" in the namespace \"x\"",
+        });
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let answer = forbidden.to_string().into_bytes();
+            async move { Ok::<_, tower::BoxError>(Response::builder().status(403).body(Body::from(answer))?) }
+        });
+        let mut elector = candidate(&Client::new(service, "x"), "a");
+        let (stop, heard) = (CancellationToken::new(), Mutex::new(None));
+        let led = elector.acquire(&stop, |obstacle| {
+            *heard.lock().unwrap() = obstacle;
+            stop.cancel();
+        });
+        assert!(!led.await);
+        let heard = heard.into_inner().unwrap().unwrap();
+        assert!(heard.contains("Lease dcr-operator") && heard.contains("cannot get resource \"leases\""), "{heard}");
     }
 
     #[tokio::test(start_paused = true)]

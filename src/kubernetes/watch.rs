@@ -3,7 +3,12 @@
 //! A watch may be cut for longer than the API server remembers (410 Gone). Then everything is listed anew, and what
 //! changed or went in between is told when the new list is complete: not before, because the store still has the old one.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
@@ -19,6 +24,8 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::error::words;
 
 /// A watch that is under way: what it has seen, and which objects it has seen change.
 pub struct Watched<K: Resource<DynamicType = ()> + 'static> {
@@ -67,15 +74,70 @@ where
 }
 
 /// Watches a kind into a store, and tells what comes, changes and (`None`) goes, when the store has it.
-pub fn follow<T, F>(api: Api<T>, mut tell: F) -> Store<T>
+pub fn follow<T, F>(api: Api<T>, tell: F) -> Store<T>
 where
     T: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     F: FnMut(ObjectRef<T>, Option<Arc<T>>) + Send + 'static,
 {
+    collect(watcher(api, watcher::Config::default()).default_backoff(), tell)
+}
+
+/// [`follow`] for objects that may be read by name, but neither listed nor watched: looks at them every so often.
+pub fn follow_by_name<T, F>(api: Api<T>, names: Vec<String>, every: Duration, tell: F) -> Store<T>
+where
+    T: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    F: FnMut(ObjectRef<T>, Option<Arc<T>>) + Send + 'static,
+{
+    let kind = T::kind(&());
+    // Told once: at the first look, and when it changes.
+    let said: HashMap<String, Option<String>> = HashMap::new();
+    let looks = stream::unfold((api, names, said, false), move |(api, names, mut said, wait)| {
+        let kind = kind.clone();
+        async move {
+            if wait {
+                tokio::time::sleep(every).await;
+            }
+            let mut events = vec![Ok(watcher::Event::Init)];
+            let mut complete = true;
+            for name in &names {
+                let complaint = match api.get_opt(name).await {
+                    Ok(Some(object)) => {
+                        events.push(Ok(watcher::Event::InitApply(object)));
+                        None
+                    }
+                    Ok(None) => Some(format!("{kind} {name} does not exist")),
+                    Err(error) => {
+                        complete = false;
+                        Some(format!("can't read {kind} {name}: {}", words(&error)))
+                    }
+                };
+                let last = said.insert(name.clone(), complaint.clone()).flatten();
+                if let Some(complaint) = complaint.filter(|complaint| last.as_ref() != Some(complaint)) {
+                    tracing::warn!("{complaint}; looking again every {every:?}");
+                }
+            }
+            // Half a list would look like deletions.
+            if complete {
+                events.push(Ok(watcher::Event::InitDone));
+            } else {
+                events.clear();
+            }
+            Some((stream::iter(events), (api, names, said, true)))
+        }
+    });
+    collect(looks.flatten(), tell)
+}
+
+/// What a watch delivers, into a store; `tell` as in [`follow`].
+fn collect<T, F, S>(events: S, mut tell: F) -> Store<T>
+where
+    T: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    F: FnMut(ObjectRef<T>, Option<Arc<T>>) + Send + 'static,
+    S: Stream<Item = watcher::Result<watcher::Event<T>>> + Send + 'static,
+{
     let (store, writer) = reflector::store();
     let reader = store.clone();
-    let mut events = watcher(api, watcher::Config::default())
-        .default_backoff()
+    let mut events = events
         .modify(|object| {
             // Nobody reads them, and they are the larger part of many objects.
             object.managed_fields_mut().clear();
@@ -111,11 +173,23 @@ where
                     known.remove(&reference);
                     tell(reference, None);
                 }
-                Err(error) => tracing::warn!(%error, kind = %T::kind(&()), "the watch was cut; watching again"),
+                Err(error) => {
+                    tracing::warn!(error = cause(&error), kind = %T::kind(&()), "the watch was cut; watching again");
+                }
             }
         }
     });
     store
+}
+
+fn cause(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => words(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
 }
 
 /// The receiver as a stream.
@@ -151,7 +225,7 @@ pub fn watch_secrets(
             }
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Err(error) => {
-                tracing::warn!(%error, kind = "Secret", "the watch was cut; watching again");
+                tracing::warn!(error = cause(&error), kind = "Secret", "the watch was cut; watching again");
                 None
             }
         };

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -31,6 +31,7 @@ struct Flags {
     leading: AtomicBool,
     synced: AtomicBool,
     stopping: AtomicBool,
+    obstacle: Mutex<Option<String>>,
 }
 
 impl Health {
@@ -54,19 +55,28 @@ impl Health {
         self.0.stopping.store(true, Ordering::Relaxed);
     }
 
-    fn describe(&self) -> (StatusCode, &'static str) {
+    /// What keeps this replica from starting, for people; `None` = nothing any more.
+    pub fn obstacle(&self, obstacle: Option<String>) {
+        *self.0.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    }
+
+    fn describe(&self) -> (StatusCode, String) {
         let flag = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        if flag(&self.0.stopping) {
-            (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+        let obstacle = self.0.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (code, state) = if flag(&self.0.stopping) {
+            (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned())
+        } else if let Some(obstacle) = obstacle {
+            (StatusCode::SERVICE_UNAVAILABLE, obstacle)
         } else if !flag(&self.0.started) {
-            (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "starting".to_owned())
         } else if !flag(&self.0.leading) {
-            (StatusCode::OK, "standby\n")
+            (StatusCode::OK, "standby".to_owned())
         } else if flag(&self.0.synced) {
-            (StatusCode::OK, "leader\n")
+            (StatusCode::OK, "leader".to_owned())
         } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "leader, reading the cluster\n")
-        }
+            (StatusCode::SERVICE_UNAVAILABLE, "leader, reading the cluster".to_owned())
+        };
+        (code, state + "\n")
     }
 }
 

@@ -1,11 +1,18 @@
-//! Metrics. Labels have few values: never an object's name, never a text from a server.
+//! Metrics. Labels have few values: of objects' names only those of TokenProfiles and DcrPolicies, which a platform team
+//! makes; never a text from a server. docs/metrics.md lists them all.
 
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
+};
+
+use super::objects::Objects;
+use crate::{
+    api::{DcrPolicy, OAuthClient, TokenProfile},
+    kubernetes::Cache,
 };
 
 /// How a pass over an object ended.
@@ -45,7 +52,12 @@ struct OperationLabels {
     operation: &'static str,
 }
 
-type Durations = Family<OperationLabels, Histogram, fn() -> Histogram>;
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+type Durations<L = OperationLabels> = Family<L, Histogram, fn() -> Histogram>;
 
 /// All metrics; cheap to clone.
 #[derive(Clone, Debug)]
@@ -55,12 +67,16 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     reconciles: Family<ReconcileLabels, Counter>,
+    under_way: Family<KindLabels, Gauge>,
+    reconcile_durations: Durations<KindLabels>,
     kubernetes_requests: Family<RequestLabels, Counter>,
     kubernetes_durations: Durations,
     server_requests: Family<ServerLabels, Counter>,
     server_durations: Durations,
     possible_orphans: Counter,
     orphans: Counter,
+    leader: Gauge,
+    objects: Arc<Objects>,
 }
 
 fn durations() -> Histogram {
@@ -73,6 +89,15 @@ impl Default for Metrics {
         let registry = &mut root;
         let reconciles = Family::default();
         registry.register("reconciles", "Passes over an object, by kind, outcome and reason", reconciles.clone());
+        let under_way = Family::default();
+        registry.register("reconciles_under_way", "Passes over objects that are under way, by kind", under_way.clone());
+        let reconcile_durations = Durations::new_with_constructor(durations as fn() -> Histogram);
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Time that passes over an object took, by kind",
+            Unit::Seconds,
+            reconcile_durations.clone(),
+        );
         let kubernetes_requests = Family::default();
         registry.register(
             "kubernetes_requests",
@@ -111,15 +136,24 @@ impl Default for Metrics {
             "Registrations that were left on a server because they could not be removed",
             orphans.clone(),
         );
+        let leader = Gauge::default();
+        registry.register("leader", "1 if this replica is the one at work", leader.clone());
+        registry.register("build", "The operator that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let objects = Arc::new(Objects::default());
+        registry.register_collector(Box::new(Arc::clone(&objects)));
         Self(Arc::new(Inner {
             registry: root,
             reconciles,
+            under_way,
+            reconcile_durations,
             kubernetes_requests,
             kubernetes_durations,
             server_requests,
             server_durations,
             possible_orphans,
             orphans,
+            leader,
+            objects,
         }))
     }
 }
@@ -129,6 +163,17 @@ impl Metrics {
     pub fn reconciled(&self, kind: &'static str, outcome: Outcome, reason: &str) {
         let labels = ReconcileLabels { kind, outcome, reason: reason.to_owned() };
         self.0.reconciles.get_or_create(&labels).inc();
+    }
+
+    /// A pass over an object begins.
+    pub(super) fn pass_began(&self, kind: &'static str) {
+        self.0.under_way.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// That pass has ended.
+    pub(super) fn pass_ended(&self, kind: &'static str, took: Duration) {
+        self.0.under_way.get_or_create(&KindLabels { kind }).dec();
+        self.0.reconcile_durations.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
     }
 
     /// The Kubernetes API has answered (or not: status 0).
@@ -151,6 +196,16 @@ impl Metrics {
     /// A registration stays on a server though nobody wants it.
     pub fn orphan(&self) {
         self.0.orphans.inc();
+    }
+
+    /// This replica is at work from now on.
+    pub fn leading(&self) {
+        self.0.leader.set(1);
+    }
+
+    /// What the watches have seen is counted from now on.
+    pub fn observe(&self, clients: &Cache<OAuthClient>, profiles: &Cache<TokenProfile>, policies: &Cache<DcrPolicy>) {
+        self.0.objects.observe(clients.clone(), profiles.clone(), policies.clone());
     }
 
     /// The page, in OpenMetrics text format.

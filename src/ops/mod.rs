@@ -2,6 +2,8 @@
 
 mod admin;
 mod metrics;
+mod objects;
+mod passes;
 mod telemetry;
 
 pub use admin::{Health, serve};

@@ -93,7 +93,7 @@ async fn a_client_that_can_not_be_meant_so_is_refused_with_the_reason() {
         ),
         (
             Box::new(|c| {
-                c["spec"]["rolloutRestartTargets"] = json!([{"name": "a"}, {"kind": "Deployment", "name": "a"}])
+                c["spec"]["rolloutRestartTargets"] = json!([{"name": "a"}, {"kind": "Deployment", "name": "a"}]);
             }),
             &["spec.rolloutRestartTargets[1]", "Duplicate"],
         ),

@@ -1,7 +1,7 @@
 //! The operator binary as a process, with no more rights than its shipped manifests give it.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
 };
@@ -24,11 +24,19 @@ pub struct OperatorOptions {
     pub watch: Vec<String>,
     /// Where the ServiceAccount `dcr-operator` and the Lease are.
     pub namespace: String,
+    /// Another binary than the one that cargo has just built.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for OperatorOptions {
     fn default() -> Self {
-        Self { args: Vec::new(), env: Vec::new(), watch: Vec::new(), namespace: Operator::NAMESPACE.into() }
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            watch: Vec::new(),
+            namespace: Operator::NAMESPACE.into(),
+            binary: None,
+        }
     }
 }
 
@@ -52,27 +60,32 @@ impl Operator {
 
     /// `start` for an operator whose ServiceAccount and rights come from elsewhere, e.g. from the chart.
     pub async fn start_with_kubeconfig(kubeconfig: PathBuf, options: OperatorOptions) -> Self {
-        install_crypto_provider();
         with_free_ports("the operator", async || {
-            let folder = Folder::new("operator");
-            let admin = format!("127.0.0.1:{}", free_port());
-            let mut command = command();
-            command.env("KUBECONFIG", &kubeconfig).arg("run").args([
-                "--admin-address",
-                &admin,
-                "--lease-namespace",
-                &options.namespace,
-            ]);
-            if !options.watch.is_empty() {
-                command.args(["--namespaces", &options.watch.join(",")]);
-            }
-            command.args(&options.args).envs(options.env.iter().cloned());
-            let process = Supervised::spawn("the operator", command, folder.join("operator.log"));
-            let operator = Self { process, admin, _folder: folder };
+            let operator = Self::spawn(&kubeconfig, &options);
             operator.ready().await?;
             Ok(operator)
         })
         .await
+    }
+
+    /// `start_with_kubeconfig` for an operator that something keeps from getting ready: does not wait.
+    pub fn spawn(kubeconfig: &Path, options: &OperatorOptions) -> Self {
+        install_crypto_provider();
+        let folder = Folder::new("operator");
+        let admin = format!("127.0.0.1:{}", free_port());
+        let mut command = command_of(options.binary.clone().unwrap_or_else(binary));
+        command.env("KUBECONFIG", kubeconfig).arg("run").args([
+            "--admin-address",
+            &admin,
+            "--lease-namespace",
+            &options.namespace,
+        ]);
+        if !options.watch.is_empty() {
+            command.args(["--namespaces", &options.watch.join(",")]);
+        }
+        command.args(&options.args).envs(options.env.iter().cloned());
+        let process = Supervised::spawn("the operator", command, folder.join("operator.log"));
+        Self { process, admin, _folder: folder }
     }
 
     async fn ready(&self) -> Result<(), String> {
@@ -150,7 +163,11 @@ impl Drop for Operator {
 
 /// The operator's binary, with nothing of the caller's environment that would change what it does.
 pub fn command() -> Command {
-    let mut command = Command::new(binary());
+    command_of(binary())
+}
+
+fn command_of(binary: PathBuf) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_uppercase();
         if text.starts_with("DCR_OPERATOR_") || text.ends_with("_PROXY") || text == "RUST_LOG" || text == "KUBECONFIG" {
