@@ -187,9 +187,9 @@ fn binary() -> PathBuf {
 
 /// Applies the ServiceAccount and the rights that are shipped, without the Deployment. Doing it again changes nothing.
 pub async fn install_rbac(plane: &ControlPlane) {
-    let files = ["namespace.yaml", "serviceaccount.yaml", "rbac.yaml"].map(|name| {
-        let path = repository("deploy/base").join(name);
-        path.to_str().expect("a UTF-8 path").to_owned()
-    });
+    let base = ["namespace.yaml", "serviceaccount.yaml", "rbac.yaml"].map(|name| format!("base/{name}"));
+    let files = base.into_iter().chain(["components/rollout-restart/rbac.yaml".to_owned()]);
+    let files = files.map(|name| repository("deploy").join(name).to_str().expect("a UTF-8 path").to_owned());
+    let files: Vec<String> = files.collect();
     plane.kubectl_ok(&["apply", "--server-side", "--filename", &files.join(",")], None).await;
 }
