@@ -172,6 +172,7 @@ pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<C
             restart::restart(context, observed, &targets, rotated_at).await
         }
         Step::ReportPossibleOrphan { attempt } => report_possible_orphan(context, observed, attempt).await,
+        Step::Withdraw { why } => deregister::withdraw(context, observed, &why).await,
         Step::Deregister => deregister::deregister(context, observed).await,
         Step::ReportOrphan { client_ids, why } => {
             for client_id in client_ids {

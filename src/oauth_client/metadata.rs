@@ -71,6 +71,9 @@ pub fn document(spec: &OAuthClientSpec) -> Result<Document, InvalidMetadata> {
     if let Some(template) = &spec.template_id {
         members.insert("software_id".into(), Value::String(template.clone()));
     }
+    if spec.keys.is_some() {
+        members.insert("token_endpoint_auth_method".into(), "private_key_jwt".into());
+    }
     for (name, value) in &spec.additional_metadata {
         if ISSUED_BY_SERVER.contains(&name.as_str()) {
             return Err(InvalidMetadata::IssuedByServer(name.clone()));

@@ -102,6 +102,11 @@ pub enum Change {
         secret: StoredSecret,
         registration: Box<Registration>,
     },
+    /// A registration has been given back; the one before it, if there was one, is held again.
+    Withdrawn {
+        client: Box<OAuthClient>,
+        restored: Option<(StoredSecret, Box<Registration>)>,
+    },
     /// The application's Secret is as it should be.
     SecretApplied {
         secret: StoredSecret,
@@ -135,6 +140,13 @@ impl Observed {
             }
             Change::Retired { secret, registration } => {
                 self.registration = RegistrationSecret::Held { secret, registration };
+            }
+            Change::Withdrawn { client, restored } => {
+                self.client = *client;
+                self.registration = match restored {
+                    Some((secret, registration)) => RegistrationSecret::Held { secret, registration },
+                    None => RegistrationSecret::Absent,
+                };
             }
             Change::SecretApplied { secret, data } => self.secret = ApplicationSecret::Ours { secret, data },
             Change::SecretRemoved => self.secret = ApplicationSecret::Absent,
@@ -217,6 +229,11 @@ impl Observed {
             (profile.uid(), profile.metadata.generation).hash(&mut hasher);
             profile.status.as_ref().and_then(|status| status.registration_endpoint.as_ref()).hash(&mut hasher);
         }
+        // In whatever order the cache has them.
+        let mut policies: Vec<_> =
+            self.policies.iter().map(|policy| (&policy.metadata.uid, policy.metadata.generation)).collect();
+        policies.sort();
+        policies.hash(&mut hasher);
         hasher.finish()
     }
 

@@ -1,6 +1,7 @@
 //! What to do about a client. Pure: the clock is an argument, and nothing here calls anything.
 
 mod deletion;
+mod granted;
 mod publish;
 mod registered;
 mod schedule;
@@ -143,6 +144,9 @@ impl Plan {
             return;
         };
         if let Some(ended) = ended.filter(|ended| ended.refused_inputs == Some(observed.refusal_inputs())) {
+            if ended.reason == reasons::POLICY_DENIED {
+                self.accepted = Finding::no(reasons::POLICY_DENIED, ended.message.clone());
+            }
             self.registered = Finding::no(&ended.reason, ended.message);
             self.stalled = true;
             return;

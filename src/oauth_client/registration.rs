@@ -84,6 +84,9 @@ pub struct History {
     /// A call that may have changed token and secret was begun then, and its answer is not here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unconfirmed_since: Option<Timestamp>,
+    /// It has been narrowed down to what the policies allow, once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_narrowed: bool,
     /// A read that should have rotated the secret did not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reading_keeps_secret: bool,
@@ -102,6 +105,7 @@ pub enum Origin {
 #[derive(Clone, Debug)]
 pub struct Retiring {
     pub information: ClientInformation,
+    pub keys: ClientKeys,
     pub delete_after: Timestamp,
     /// The server has refused its registration access token already.
     pub is_lost: bool,
@@ -111,6 +115,9 @@ pub struct Retiring {
 #[serde(rename_all = "camelCase")]
 struct StoredRetiring {
     information: Map<String, Value>,
+    /// As [`ClientKeys::to_json`] writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keys: Option<String>,
     delete_after: Timestamp,
     #[serde(default)]
     is_lost: bool,
@@ -150,8 +157,9 @@ impl Registration {
         if !retiring.is_empty() {
             let retiring: Vec<StoredRetiring> = retiring
                 .iter()
-                .map(|Retiring { information, delete_after, is_lost }| StoredRetiring {
+                .map(|Retiring { information, keys, delete_after, is_lost }| StoredRetiring {
                     information: information.to_json(),
+                    keys: (!keys.0.is_empty()).then(|| keys.to_json()),
                     delete_after: *delete_after,
                     is_lost: *is_lost,
                 })
@@ -174,6 +182,10 @@ impl Registration {
         let retiring = retiring.into_iter().map(|stored| {
             Ok::<_, &'static str>(Retiring {
                 information: ClientInformation::from_json(stored.information).map_err(|_| RETIRING)?,
+                keys: stored.keys.map_or_else(
+                    || Ok(ClientKeys::default()),
+                    |keys| ClientKeys::from_json(keys.as_bytes()).ok_or(RETIRING),
+                )?,
                 delete_after: stored.delete_after,
                 is_lost: stored.is_lost,
             })
@@ -362,6 +374,7 @@ mod tests {
             keys: ClientKeys(vec![key("k", 1)]),
             retiring: vec![Retiring {
                 information: information(json!({"client_id": "former", "registration_access_token": "r"})),
+                keys: ClientKeys(vec![key("former", 1)]),
                 delete_after: at(99),
                 is_lost: false,
             }],
@@ -389,6 +402,7 @@ mod tests {
             (after.retiring[0].information.client_id.as_str(), after.retiring[0].delete_after),
             ("former", at(99))
         );
+        assert_eq!(after.retiring[0].keys.active().unwrap().kid, "former");
         let debug = format!("{after:?}");
         assert!(!debug.contains("before") && !debug.contains("private-k"), "{debug}");
     }

@@ -221,7 +221,9 @@ fn client(all: &mut Variables) {
     all.set("scopes", format!("({}).split(' ').filter(v, v != '')", member("scope", "dyn('')")));
     all.set("authenticators", member("default_acr_values", "dyn([])"));
     let method = "variables.metadata.token_endpoint_auth_method";
-    all.set("authMethods", format!("{} ? dyn([{method}]) : {}", given(method), default("client_secret_basic")));
+    // With keys of its own, a client signs.
+    let otherwise = format!("{} ? dyn([{method}]) : {}", given(method), default("client_secret_basic"));
+    all.set("authMethods", format!("{} ? dyn(['private_key_jwt']) : ({otherwise})", given("object.spec.keys")));
 }
 
 fn registration(all: &mut Variables) {

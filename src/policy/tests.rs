@@ -22,7 +22,11 @@ fn verdict<'a>(
     labels: &BTreeMap<String, String>,
 ) -> Verdict {
     let part = |name: &str| spec[name].as_object().cloned().unwrap_or_default();
-    let (metadata, additional) = (part("clientMetadata"), part("additionalMetadata"));
+    let (mut metadata, additional) = (part("clientMetadata"), part("additionalMetadata"));
+    if spec["keys"].is_object() {
+        // As the client's document has it.
+        metadata.insert("token_endpoint_auth_method".into(), json!("private_key_jwt"));
+    }
     let subject = Subject {
         profile: spec["profileRef"]["name"].as_str().unwrap_or("token-service"),
         namespace_labels: labels,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     fixtures::*,
     support::{
-        fault_server::{FaultServer, Registrar},
+        fault_server::{Answer, FaultServer, Registrar, RegistrarOptions},
         process::wait_until,
     },
 };
@@ -303,4 +303,70 @@ async fn whatever_comes_first_a_policy_or_a_client_the_last_word_is_the_policys(
         registered += usize::from(client["status"]["clientId"].is_string());
     }
     assert_eq!(server.registrar(|registrar| registrar.client_count()), registered);
+}
+
+/// A policy that allows what `Home::oauth_client` asks for, and no more.
+fn as_asked() -> Value {
+    policy("web", &json!({"allowedScopes": ["openid", "email"]}))
+}
+
+#[tokio::test]
+async fn a_server_that_grants_more_than_the_policies_allow_is_narrowed_down_before_the_secret_is_there() {
+    let (home, server) = (Home::new("generous").await, FaultServer::start_registrar(Registrar::default()).await);
+    home.profile(&server.url("")).await;
+    home.apply(&as_asked()).await;
+    let answer = |scope: &str| {
+        json!({"client_id": "c", "client_secret": "secret-of-c", "scope": scope, "registration_access_token": "token-of-c",
+            "registration_client_uri": server.url("/reg/c"), "redirect_uris": [REDIRECT_URI]})
+    };
+    server.answer_once("POST", "/reg", Answer::json(201, &answer("openid email admin")));
+    server.answer("PUT", "/reg/c", Answer::json(200, &answer("openid email")));
+    server.answer("DELETE", "/reg/c", Answer::empty(204));
+    home.register("shop").await;
+    assert_says(&home.until_event("Narrowed").await, &["c", "DcrPolicy web forbids scope: admin"]);
+    let updates = server.requests_to("PUT", "/reg/c");
+    assert_eq!((updates.len(), &updates[0].json()["scope"]), (1, &json!("openid email")));
+    assert_eq!(home.secret("shop").await["scope"], "openid,email");
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+}
+
+#[tokio::test]
+async fn a_server_that_insists_on_more_gets_its_registration_back_and_the_secret_never_appears() {
+    let home = Home::new("insists").await;
+    let options = RegistrarOptions { adds_scope: Some("admin".into()), ..RegistrarOptions::default() };
+    let server = FaultServer::start_registrar(Registrar::new(options)).await;
+    home.profile(&server.url("")).await;
+    home.apply(&as_asked()).await;
+    home.apply(&home.oauth_client("shop")).await;
+    let message = home.until_condition(CLIENTS, "shop", ["Registered", "False", "PolicyDenied"]).await;
+    assert_says(&message, &["the server has registered more", "DcrPolicy web forbids scope: admin"]);
+    let client = home.get(CLIENTS, "shop").await.unwrap();
+    assert_eq!(
+        (verdict(&client, "Accepted"), verdict(&client, "Stalled")),
+        ("False PolicyDenied".into(), "True PolicyDenied".into())
+    );
+    assert!(home.get(SECRETS, "shop").await.is_none() && home.get(SECRETS, "shop-registration").await.is_none());
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 0);
+    assert_eq!(server.requests_to("POST", "/reg").len(), 1, "it is not asked again");
+    assert!(home.events("PossibleOrphan").await.is_empty());
+
+    // Loosened, it goes on at once.
+    home.patch(POLICIES, "web", json!({"spec": {"allowedScopes": ["openid", "email", "admin"]}})).await;
+    home.until_ready("shop").await;
+}
+
+#[tokio::test]
+async fn a_registration_that_grants_too_much_and_can_not_be_removed_is_reported() {
+    let home = Home::new("stuck").await;
+    let options =
+        RegistrarOptions { adds_scope: Some("admin".into()), without_management: true, ..RegistrarOptions::default() };
+    let server = FaultServer::start_registrar(Registrar::new(options)).await;
+    home.profile(&server.url("")).await;
+    home.apply(&as_asked()).await;
+    home.apply(&home.oauth_client("shop")).await;
+    home.until_condition(CLIENTS, "shop", ["Registered", "False", "PolicyDenied"]).await;
+    let client_id = server.registrar(|registrar| registrar.clients.keys().next().cloned().unwrap());
+    assert_says(&home.until_event("Orphaned").await, &[&client_id]);
+    assert!(home.get(SECRETS, "shop").await.is_none());
 }

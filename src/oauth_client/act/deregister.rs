@@ -1,5 +1,6 @@
 //! Remove a client on the server, or tell people that it stays there.
 
+use jiff::Timestamp;
 use kube::Resource;
 use secrecy::SecretString;
 
@@ -8,10 +9,12 @@ use crate::{
     api::reasons,
     context::Context,
     dcr::{self, ClientInformation, Deleted},
+    kubernetes,
     oauth_client::{
+        attempt::{Attempt, Ended},
         observe::{Change, Observed},
         plan,
-        registration::{Access, Registration, RegistrationSecret, access},
+        registration::{Access, History, Origin, Registration, RegistrationSecret, Retiring, access},
     },
 };
 
@@ -25,6 +28,46 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
     let previous = registration.previous_token.as_ref();
     remove(context, observed, &registration.information, previous, was_lost).await?;
     store::settle(context, observed).await
+}
+
+/// Gives back a registration whose credentials nobody may have. The former client, if there is one, is held again.
+pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Result<Change, Error> {
+    let RegistrationSecret::Held { secret, registration } = &observed.registration else {
+        return Err(Error::Inconsistent("a withdrawal needs a registration"));
+    };
+    let attempt = Attempt::last(&observed.client).ok_or(Error::Inconsistent("a withdrawal needs an attempt"))?;
+    let refused_inputs = Some(observed.refusal_inputs());
+    let ended = Ended { reason: reasons::POLICY_DENIED.into(), message: why.to_owned(), refused_inputs };
+    let client = store::write_attempt(context, &observed.client, &Attempt { ended: Some(ended), ..attempt }).await?;
+    tracing::warn!(client_id = registration.information.client_id, "withdrawn before it was published: {why}");
+
+    let mut retiring = registration.retiring.clone();
+    let superseded = Attempt::last(&client).and_then(|attempt| attempt.supersedes);
+    let former = retiring.iter().position(|former| Some(&former.information.client_id) == superseded.as_ref());
+    if let Some(former) = former.map(|index| retiring.remove(index)) {
+        let information = registration.information.clone();
+        retiring.push(Retiring {
+            information,
+            keys: registration.keys.clone(),
+            delete_after: Timestamp::now(),
+            is_lost: false,
+        });
+        let restored = Registration {
+            attempt: String::new(),
+            information: former.information,
+            request: None,
+            history: History { origin: Origin::Registered, is_narrowed: false, ..registration.history.clone() },
+            previous_token: None,
+            keys: former.keys,
+            retiring,
+            ..(**registration).clone()
+        };
+        let secret = store::keep_held(context, observed, secret, &restored).await?;
+        return Ok(Change::Withdrawn { client: Box::new(client), restored: Some((secret, Box::new(restored))) });
+    }
+    remove(context, observed, &registration.information, registration.previous_token.as_ref(), false).await?;
+    kubernetes::remove_secret(&context.client, &secret.0).await?;
+    Ok(Change::Withdrawn { client: Box::new(client), restored: None })
 }
 
 /// Removes one client on the server, or reports it. `is_doubtful`: a refused token may be no sign that it is gone.

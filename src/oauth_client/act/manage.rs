@@ -74,6 +74,7 @@ pub async fn update(
         updated.history.rotated = true;
         updated.history.handled_rotate_at = observed.client.annotations().get(annotations::ROTATE).cloned();
     }
+    updated.history.is_narrowed |= matches!(cause, Cause::Narrowing(_));
     updated.keys = keys;
     let secret = store::keep_held(context, observed, &secret, &updated).await?;
     context.compared.note(observed.uid(), now);
@@ -87,6 +88,11 @@ pub async fn update(
             let note = format!("client {client_id} had other values of {} on the server: put right", names.join(", "));
             tracing::warn!(client_id, "{note}");
             context.events.warning(&about, "DriftCorrected", &note).await;
+        }
+        Cause::Narrowing(why) => {
+            let note = format!("client {client_id} is narrowed down: {why}");
+            tracing::warn!(client_id, "{note}");
+            context.events.warning(&about, "Narrowed", &note).await;
         }
         Cause::KeyRotation => {
             let note = format!("client {client_id} has a new key; the old one stays registered for a while");

@@ -109,8 +109,8 @@ fn former_clients(observed: &Observed, supersedes: Option<&str>, now: Timestamp)
     match (&observed.registration, supersedes) {
         (RegistrationSecret::Held { registration, .. }, Some(_)) => {
             let mut retiring = registration.retiring.clone();
-            let information = registration.information.clone();
-            retiring.push(Retiring { information, delete_after, is_lost });
+            let (information, keys) = (registration.information.clone(), registration.keys.clone());
+            retiring.push(Retiring { information, keys, delete_after, is_lost });
             retiring
         }
         (_, Some(client_id)) => {
@@ -124,7 +124,7 @@ fn former_clients(observed: &Observed, supersedes: Option<&str>, now: Timestamp)
                 registration_client_uri: status.and_then(|status| status.registration_client_uri.clone()),
                 metadata: Map::new(),
             };
-            vec![Retiring { information, delete_after: now, is_lost: true }]
+            vec![Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true }]
         }
         (_, None) => Vec::new(),
     }

@@ -59,6 +59,9 @@ impl Plan {
             self.step = Some(Step::AddFinalizer);
             return;
         }
+        if !self.allows(observed, registration, now) {
+            return;
+        }
         // Credentials first: workloads wait for them.
         self.step = self.publish(observed, registration).or_else(|| {
             let published = self.secret_synced.is_true();

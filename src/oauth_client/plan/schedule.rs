@@ -41,7 +41,7 @@ pub fn comparison(last: Timestamp, interval: Duration, uid: &str) -> Timestamp {
     let millis = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
     #[allow(clippy::cast_possible_truncation)]
     let own = interval.mul_f64(fraction(uid, "comparison")).as_millis() as i64;
-    let intervals = (last.as_millisecond() - own).div_euclid(millis) + 1;
+    let intervals = last.as_millisecond().saturating_sub(own).div_euclid(millis).saturating_add(1);
     Timestamp::from_millisecond(intervals.saturating_mul(millis).saturating_add(own)).unwrap_or(Timestamp::MAX)
 }
 

@@ -35,6 +35,8 @@ pub enum Step {
     ReportPossibleOrphan { attempt: Attempt },
     /// Remove a former client on the server, or report it.
     Retire { client_id: String },
+    /// Give back a registration whose credentials nobody may have; the client that it took the place of is the one again.
+    Withdraw { why: String },
     /// Remove the client on the server (RFC 7592 section 2.3).
     Deregister,
     /// Tell people that clients stay on the server.
@@ -54,6 +56,8 @@ pub enum Cause {
     SpecChanged,
     /// The server has other values of these members than it answered.
     Drift(Vec<String>),
+    /// The server has registered more than the policies allow.
+    Narrowing(String),
     /// A new key pair takes the place of the old one.
     KeyRotation,
     /// The registration access token is about to end.
@@ -81,6 +85,7 @@ impl Step {
             | Self::Update { .. }
             | Self::Read { .. }
             | Self::Retire { .. }
+            | Self::Withdraw { .. }
             | Self::Deregister => true,
             Self::AddFinalizer
             | Self::ApplySecret { .. }
@@ -110,6 +115,7 @@ impl Step {
             Self::RestartWorkloads { .. } => "RestartWorkloads",
             Self::ReportPossibleOrphan { .. } => "ReportPossibleOrphan",
             Self::Retire { .. } => "Retire",
+            Self::Withdraw { .. } => "Withdraw",
             Self::Deregister => "Deregister",
             Self::ReportOrphan { .. } => "ReportOrphan",
             Self::ReportRetained { .. } => "ReportRetained",

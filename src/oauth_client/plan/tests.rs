@@ -203,6 +203,13 @@ fn steps_of(mut observed: Observed) -> Vec<&'static str> {
                 registration.retiring.retain(|former| former.information.client_id != client_id);
                 Change::Retired { secret: StoredSecret::default(), registration: Box::new(registration) }
             }
+            Step::Withdraw { why } => {
+                let inputs = Some(observed.refusal_inputs());
+                let ended = Ended { reason: reasons::POLICY_DENIED.into(), message: why, refused_inputs: inputs };
+                let attempt = Attempt { ended: Some(ended), ..Attempt::last(&observed.client).unwrap() };
+                annotate(&mut observed, &attempt);
+                Change::Withdrawn { client: Box::new(observed.client.clone()), restored: None }
+            }
             Step::RestartWorkloads { .. } => Change::WorkloadsRestarted,
             Step::ApplySecret { secret, .. } => written(&secret),
             Step::RemoveSecret => Change::SecretRemoved,

@@ -109,7 +109,8 @@ fn a_former_client_is_removed_when_its_time_is_up() {
     let mut observed = registered();
     change(&mut observed, |registration| {
         let information = information(json!({"client_id": "former", "registration_access_token": "r"}));
-        registration.retiring = vec![Retiring { information, delete_after: at(NOW + 60), is_lost: false }];
+        registration.retiring =
+            vec![Retiring { information, keys: ClientKeys::default(), delete_after: at(NOW + 60), is_lost: false }];
     });
     let waiting = plan(&observed, now());
     assert_eq!((waiting.step, waiting.requeue_after), (None, Some(Duration::from_mins(1))));
@@ -459,4 +460,65 @@ fn access_goes_by_what_is_left() {
     change(&mut observed, |registration| registration.information.registration_access_token = None);
     assert!(held(&observed).access(false).is_empty());
     assert_eq!(held(&observed).access(true), [Access::Manager]);
+}
+
+fn generous() -> Observed {
+    let mut answered = answer();
+    answered["scope"] = json!("openid admin");
+    let mut observed = new_client();
+    observed.client.finalizers_mut().push(FINALIZER.into());
+    annotate(&mut observed, &attempt(None));
+    observed.registration = kept(registration(&answered));
+    let policy = json!({"apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy",
+        "metadata": {"name": "web", "namespace": "identity", "uid": "web"}, "spec": {"allowedScopes": ["openid"]}});
+    observed.policies = vec![serde_json::from_value(policy).unwrap()];
+    observed
+}
+
+#[test]
+fn more_than_the_policies_allow_is_narrowed_down_before_anybody_gets_the_credentials() {
+    let observed = generous();
+    let plan = plan(&observed, now());
+    let Some(Step::Update { body, cause: Cause::Narrowing(why), .. }) = plan.step else { panic!("{:?}", plan.step) };
+    assert_eq!((&body.0["scope"], &body.0["client_id"]), (&json!("openid"), &json!("c")));
+    assert!(why.contains("DcrPolicy web forbids scope: admin"), "{why}");
+    assert_eq!(plan.accepted.reason, "PolicyDenied");
+    let mut narrowed = observed;
+    change(&mut narrowed, |registration| {
+        registration.information.metadata.insert("scope".into(), json!("openid"));
+        registration.history.is_narrowed = true;
+    });
+    assert_eq!(steps_of(narrowed), ["ApplySecret"]);
+}
+
+#[test]
+fn what_can_not_be_narrowed_is_given_back_and_not_asked_for_again() {
+    let unmanaged = |registration: &mut Registration| registration.information.registration_access_token = None;
+    let stubborn = |registration: &mut Registration| registration.history.is_narrowed = true;
+    for way in [unmanaged, stubborn] {
+        let mut observed = generous();
+        change(&mut observed, way);
+        assert_eq!(steps_of(observed), ["Withdraw"]);
+    }
+    let mut withdrawn = generous();
+    withdrawn.registration = RegistrationSecret::Absent;
+    let ended = Ended {
+        reason: reasons::POLICY_DENIED.into(),
+        message: "more".into(),
+        refused_inputs: Some(withdrawn.refusal_inputs()),
+    };
+    annotate(&mut withdrawn, &attempt(Some(ended)));
+    let rest = plan(&withdrawn, now());
+    assert_eq!((rest.step, rest.accepted.reason.as_str(), rest.stalled), (None, "PolicyDenied", true));
+    withdrawn.policies[0].metadata.generation = Some(2);
+    assert_eq!(step_of(&withdrawn), Some("Register"), "a policy has changed");
+}
+
+#[test]
+fn credentials_that_are_out_stay_whatever_the_policies_have_come_to_say() {
+    let mut observed = generous();
+    observed.client.status.get_or_insert_default().client_id = Some("c".into());
+    let plan = plan(&observed, now());
+    assert_eq!(plan.accepted.reason, "PolicyDenied");
+    assert_eq!(plan.step.map(|step| step.name()), Some("ApplySecret"));
 }
