@@ -158,3 +158,29 @@ async fn a_client_may_sign_instead_of_showing_a_secret() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_registration_secret_that_is_lost_is_read_anew_by_the_management_client() {
+    use crate::fixtures::*;
+    let (home, server) = (Home::new("reread").await, Keycloak::shared());
+    let mut manager = registrar_secret(Keycloak::MANAGER_SECRET);
+    manager["metadata"]["name"] = json!("manager");
+    let mut profile = profile(server.issuer());
+    profile["spec"]["initialAccessToken"]["clientCredentials"]["clientId"] = json!(Keycloak::REGISTRAR);
+    profile["spec"]["server"] = json!({
+        "type": "Keycloak",
+        "managementClient": {"clientId": Keycloak::MANAGER, "secretRef": {"name": "manager"}},
+    });
+    for object in [registrar_secret(Keycloak::REGISTRAR_SECRET), manager, profile] {
+        home.apply(&object).await;
+    }
+    home.until_profile_ready().await;
+    home.register("shop").await;
+    let before = home.secret("shop").await;
+    let finalizers = json!({"metadata": {"finalizers": null}});
+    home.patch(SECRETS, "shop-registration", finalizers).await;
+    home.delete(SECRETS, "shop-registration").await;
+    home.until_condition(CLIENTS, "shop", ["Registered", "True", "Adopted"]).await;
+    assert_eq!(home.registration("shop").await["client_id"], before["client-id"].as_str());
+    assert_eq!(home.secret("shop").await, before);
+}

@@ -8,6 +8,7 @@ mod support;
 
 mod admission;
 mod adoption;
+mod authentication;
 mod authorization_server;
 mod bindings;
 mod changes;
@@ -16,6 +17,7 @@ mod crds;
 mod credentials;
 mod deletion;
 mod drift;
+mod expiry;
 mod fault_proxy;
 mod fixtures;
 mod hostile;

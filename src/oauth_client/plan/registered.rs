@@ -124,12 +124,15 @@ impl Plan {
         if self.step.is_none() {
             self.compare_with_server(held);
         }
-        let expected_end = registration.secret_ends().filter(|ends| ends <= now);
-        if let Some(ends) = expected_end.filter(|_| self.step.is_none()) {
-            self.registered = Finding::no(
-                reasons::SECRET_EXPIRED,
-                format!("the client secret has ended at {ends} and could not be renewed: {}", self.in_sync.message),
-            );
+        match registration.secret_ends().filter(|_| self.step.is_none()) {
+            Some(ends) if ends <= *now => {
+                self.registered = Finding::no(
+                    reasons::SECRET_EXPIRED,
+                    format!("the client secret has ended at {ends} and could not be renewed: {}", self.in_sync.message),
+                );
+            }
+            Some(ends) => self.wake(*now, ends),
+            None => {}
         }
     }
 

@@ -237,9 +237,10 @@ fn a_secret_that_ends_is_renewed_when_a_third_of_its_life_is_left() {
     assert!(due >= days(18) && due <= days(21), "{due:?}");
     let then = now() + due;
     let expiring = plan(&observed, then);
-    assert_eq!((expiring.step, expiring.in_sync.reason.as_str()), (None, "SecretExpiring"));
+    assert_eq!((expiring.step.as_ref(), expiring.in_sync.reason.as_str()), (None, "SecretExpiring"));
     assert!(expiring.in_sync.message.contains(&ends.to_string()), "{}", expiring.in_sync.message);
-    let ready = status::status(&observed, &expiring_plan(&observed, then), None, then);
+    assert_eq!(then + expiring.requeue_after.unwrap(), ends, "to say that it has ended");
+    let ready = status::status(&observed, &expiring, None, then);
     assert_eq!(condition(&ready.conditions, conditions::READY).unwrap().status, "True", "it still works");
     let expired = plan(&observed, ends);
     assert_eq!(expired.registered.reason, "SecretExpired");
@@ -248,10 +249,6 @@ fn a_secret_that_ends_is_renewed_when_a_third_of_its_life_is_left() {
     assert_eq!(plan(&rotating, then).step, Some(Step::Read { purpose: Purpose::Rotate { ends: Some(ends) } }));
     spec(&mut observed, json!({"replacement": {"when": ["Rotation"]}}));
     assert_eq!(plan(&observed, then).step.map(|step| step.name()), Some("Register"));
-}
-
-fn expiring_plan(observed: &Observed, then: Timestamp) -> Plan {
-    plan(observed, then)
 }
 
 #[test]
