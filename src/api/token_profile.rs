@@ -222,6 +222,7 @@ pub struct ServerBehaviour {
     /// What an update does with members that it leaves out: `Replace` empties them (RFC 7592 section 2.2), `Merge` keeps
     /// them, so that they must be emptied explicitly. Default: `Merge` for `Keycloak`, else `Replace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UpdateSemantics")]
     pub update_semantics: Option<UpdateSemantics>,
 
     /// How long a registration access token can be used to read and update its client; it is renewed before it ends. Left
