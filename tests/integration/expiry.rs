@@ -71,7 +71,7 @@ async fn a_registration_access_token_is_renewed_while_it_still_may_update() {
         client["status"]["registrationAccessTokenExpiresAt"].as_str().is_some_and(|now| *now > *ends)
     };
     let waiting = format!("oauthclients {}/shop: the token is renewed", home.name);
-    crate::support::process::wait_until(&waiting, Duration::from_secs(60), async || {
+    crate::support::process::wait_until(&waiting, Duration::from_mins(1), async || {
         let client = home.get(CLIENTS, "shop").await.unwrap();
         if renewed(&client) { Ok(()) } else { Err(client["status"].to_string()) }
     })

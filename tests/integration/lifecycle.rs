@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{
     fixtures::*,
+    pages,
     support::{
-        authorization_server::AuthorizationServer,
+        authorization_server::{AuthorizationServer, AuthorizationServerOptions},
+        control_plane::ControlPlane,
         fault_server::{FaultServer, Registrar},
         keycloak::Keycloak,
         process::wait_until,
@@ -359,4 +361,24 @@ async fn the_life_of_a_client_of_keycloak() {
 async fn the_life_of_a_client_of_a_server_whose_reads_and_updates_change_credentials() {
     let server = FaultServer::start_registrar(Registrar::strict()).await;
     Life::begin("life-strict", Server::Strict(server)).await.run().await;
+}
+
+#[tokio::test]
+async fn the_commands_of_the_user_guide_do_what_it_says() {
+    let (server, keycloak) = (AuthorizationServer::shared(), Keycloak::shared());
+    let options = AuthorizationServerOptions { unmanaged: true, ..AuthorizationServerOptions::default() };
+    let plain = AuthorizationServer::start(options).await;
+    let env = [
+        ("ISSUER", server.issuer()),
+        ("PLAIN_ISSUER", plain.issuer()),
+        ("REGISTRAR_SECRET", AuthorizationServer::REGISTRAR_SECRET),
+        ("KEYCLOAK", keycloak.issuer()),
+        ("KEYCLOAK_REGISTRAR_SECRET", Keycloak::REGISTRAR_SECRET),
+        ("KEYCLOAK_MANAGER_SECRET", Keycloak::MANAGER_SECRET),
+    ];
+    shared_operator();
+    pages::run("docs/user-guide.md", ControlPlane::shared(), &env, |_| "").await;
+    let left: Vec<String> = server.clients().await.iter().map(|client| client["client_name"].to_string()).collect();
+    assert!(!left.iter().any(|name| ["Books", "Old", "Renewed"].iter().any(|own| name.contains(own))), "{left:?}");
+    assert_eq!(plain.clients().await.len(), 2, "both were reported: they can't be removed");
 }

@@ -25,6 +25,7 @@ mod keycloak;
 mod leaks;
 mod lifecycle;
 mod operating;
+mod pages;
 mod policies;
 mod profiles;
 mod references;

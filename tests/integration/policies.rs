@@ -220,7 +220,9 @@ async fn only_clients_whose_verdict_has_changed_are_written_to() {
     })
     .await;
     assert_eq!(home.audit(audit).writes().name("plain").count(), 0);
-    assert_eq!(home.audit(audit).verb("get").resource("secrets").name("plain").count(), 0, "nor even looked at");
+    // The first look may still be the one at its own last status.
+    let looks = home.audit(audit).verb("get").resource("secrets").name("plain").count();
+    assert!(looks <= 1, "nor even looked at, twice: {looks}");
     assert_eq!(server.requests().len(), calls, "the server is not asked");
 }
 

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use crate::{
     bindings::complete_plane,
     fixtures::*,
+    pages,
     support::{
         authorization_server::{AuthorizationServer, AuthorizationServerOptions},
         control_plane::ControlPlane,
         fault_server::{FaultServer, Registrar},
         process::wait_until,
-        repository,
     },
 };
 
@@ -122,28 +122,6 @@ async fn a_team_reads_the_secret_that_it_was_given_and_not_the_registration() {
     }
 }
 
-/// A fenced block of commands, and what the page says that they print.
-struct Block {
-    commands: String,
-    output: Option<String>,
-}
-
-/// The blocks that are marked `sh`, each with the block marked `text` that follows it, if one does.
-fn blocks(page: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut lines = page.lines();
-    while let Some(line) = lines.next() {
-        let Some(language) = line.strip_prefix("```").filter(|language| !language.is_empty()) else { continue };
-        let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-        match language {
-            "sh" => blocks.push(Block { commands: body.join("\n"), output: None }),
-            "text" => blocks.last_mut().expect("commands before their output").output = Some(body.join("\n")),
-            _ => {}
-        }
-    }
-    blocks
-}
-
 const UNTIL_IN_FORCE: &str = r"
 for attempt in $(seq 100); do
 kubectl create --dry-run=server --namespace=shop --filename=- <<'YAML' 2>&1 | grep -q 'DcrPolicy web-clients' && break
@@ -158,44 +136,11 @@ done
 
 #[tokio::test]
 async fn the_commands_of_the_page_about_policies_do_what_it_says() {
-    let page = std::fs::read_to_string(repository("docs/policy.md")).expect("the page");
-    let blocks = blocks(&page);
-    assert!(blocks.len() >= 8 && blocks.iter().filter(|block| block.output.is_some()).count() >= 4);
     let server = AuthorizationServer::start(AuthorizationServerOptions::default()).await;
-    let plane = complete_plane();
-    let mut script = String::from("exec 2>&1\n");
-    for (index, block) in blocks.iter().enumerate() {
-        write!(script, "{}\necho \"=== {index} $?\"\n", block.commands).expect("a text");
-        if block.commands.contains("kind: DcrPolicy") {
-            // People take longer to take turns than the API server takes to learn of a policy. A script does not.
-            script.push_str(UNTIL_IN_FORCE);
-        }
-    }
-    let mut shell = plane.shell();
-    let folder = tempfile::tempdir().expect("a folder");
-    shell.current_dir(folder.path());
-    shell
-        .arg("-c")
-        .arg(&script)
-        .env("ISSUER", server.issuer())
-        .env("REGISTRAR_SECRET", AuthorizationServer::REGISTRAR_SECRET)
-        .stdin(std::process::Stdio::null());
-    let output = tokio::time::timeout(std::time::Duration::from_mins(2), shell.output()).await;
-    let output =
-        String::from_utf8_lossy(&output.expect("the page takes too long").expect("bash runs").stdout).into_owned();
-    let mut rest = output.as_str();
-    for (index, Block { commands, output: expected }) in blocks.iter().enumerate() {
-        let marker = format!("=== {index} ");
-        let (said, after) = rest.split_once(&marker).unwrap_or_else(|| panic!("{commands}\nnever ended:\n{rest}"));
-        let (code, after) = after.split_once('\n').unwrap_or((after, ""));
-        rest = after;
-        let refused = expected.as_ref().is_some_and(|text| text.starts_with("Error"));
-        assert_eq!(code != "0", refused, "{commands}\nended with {code}:\n{said}");
-        for line in expected.iter().flat_map(|text| text.lines()) {
-            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(words(said).contains(&words(line)), "{commands}\nshould print {line:?}, and printed:\n{said}");
-        }
-    }
+    let env = [("ISSUER", server.issuer()), ("REGISTRAR_SECRET", AuthorizationServer::REGISTRAR_SECRET)];
+    // People take longer to take turns than the API server takes to learn of a policy. A script does not.
+    let after = |block: &pages::Block| if block.commands.contains("kind: DcrPolicy") { UNTIL_IN_FORCE } else { "" };
+    pages::run("docs/policy.md", complete_plane(), &env, after).await;
     let requests = server.requests().await;
     assert_eq!(requests["register"], 1, "what was refused never reached the server: {requests}");
     wait_until("the client is gone", WAIT, async || server.clients().await.is_empty()).await;
