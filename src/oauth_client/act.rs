@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{FINALIZER, OAuthClientStatus, PossibleOrphan, TokenProfile, reasons},
     context::Context,
-    dcr, kubernetes,
+    crash_point, dcr, kubernetes,
     retry::Retry,
     token_profile::ConnectionError,
 };

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     api::{OAuthClient, OAuthClientStatus, conditions, reasons},
     context::Context,
+    crash_point,
     kubernetes::{self, SecretChange, Watched, condition},
     ops::Outcome,
 };
@@ -144,8 +145,12 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
             // The next leader will do it.
             return Ok(Action::await_change());
         }
+        crash_point::reached(step.name(), "begins");
         match guarded(context, &observed, step.clone()).await {
-            Ok(change) => observed.apply(change),
+            Ok(change) => {
+                crash_point::reached(step.name(), "is done");
+                observed.apply(change);
+            }
             Err(act::Error::Kubernetes(
                 error @ (kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. }),
             )) => return Err(error),
@@ -191,7 +196,9 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let status = status(&observed, &planned, failure.as_ref(), now);
     report(context, &planned, failure.as_ref(), &status);
     if observed.client.status.as_ref() != Some(&status) {
+        crash_point::reached("status", "is written next");
         act::write_status(context, &observed, &status).await?;
+        crash_point::reached("status", "is written");
         announce(context, &observed, &status).await;
     }
     Ok(delay.map_or_else(Action::await_change, Action::requeue))

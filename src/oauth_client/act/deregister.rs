@@ -7,6 +7,7 @@ use super::{Error, connect, manage, registration_endpoint, store, timed};
 use crate::{
     api::reasons,
     context::Context,
+    crash_point,
     dcr::{self, ClientInformation, Deleted},
     oauth_client::{
         observe::{Change, Observed},
@@ -24,6 +25,7 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
         || registration.history.unconfirmed_since.is_some();
     let previous = registration.previous_token.as_ref();
     remove(context, observed, &registration.information, previous, was_lost).await?;
+    crash_point::reached("Deregister", "has an answer");
     store::settle(context, observed).await
 }
 

@@ -9,6 +9,7 @@ use super::{Error, connect, deregister, manage, registration_endpoint, store, ti
 use crate::{
     api::{SigningAlgorithm, TokenProfile, annotations},
     context::Context,
+    crash_point,
     dcr::{self, ClientInformation, Outcome},
     kubernetes::Precondition,
     oauth_client::{
@@ -38,9 +39,12 @@ pub async fn register(
     let _turn = context.connections.turn(profile).await;
     // First the token: if there is none, nothing has been tried, and nothing needs to be written down.
     let token = initial_access_token(context, profile, &server).await?;
+    crash_point::reached("Register", "has a token");
     let client = store::record(context, &observed.client, &attempt).await?;
+    crash_point::reached("Register", "has recorded the attempt");
 
     let answer = timed(context, "register", server.register(endpoint, token.as_ref(), &document.0)).await;
+    crash_point::reached("Register", "has an answer");
     let information = match answer {
         Ok(information) => information,
         Err(error) if error.outcome() == Outcome::NotRegistered => {
@@ -81,6 +85,7 @@ pub async fn register(
     };
     match store::keep(context, observed, &registration, precondition).await {
         Ok(secret) => {
+            crash_point::reached("Register", "has kept the answer");
             tracing::info!(client_id, attempt = attempt.id, "registered");
             context.compared.note(observed.uid(), now);
             Ok(Change::Enrolled {
@@ -90,7 +95,9 @@ pub async fn register(
             })
         }
         Err(source) => {
-            let fate = deregister::give_up(context, observed, &server, endpoint, &registration).await;
+            // If nobody could be told, the attempt stays open, and is reported as one.
+            let fate = deregister::give_up(context, observed, &server, endpoint, &registration).await?;
+            crash_point::reached("Register", "has given the registration up");
             let ended = Ended { reason: source.reason().into(), message: source.to_string(), refused_inputs: None };
             store::write_attempt(context, &client, &Attempt { ended: Some(ended), ..attempt }).await?;
             Err(Error::NotStored { client_id, fate, source })
@@ -190,7 +197,9 @@ pub async fn adopt(
     if is_confidential && registration.information.client_secret.is_none() {
         return Err(Error::NoSecret { client_id: client_id.to_owned() });
     }
+    crash_point::reached("Adopt", "has an answer");
     let secret = store::keep(context, observed, &registration, Precondition::Absent).await?;
+    crash_point::reached("Adopt", "has kept the answer");
     tracing::info!(client_id, "adopted");
     context.compared.note(observed.uid(), now);
     Ok(Change::Enrolled {
