@@ -61,7 +61,9 @@ pub enum Error {
     #[error(transparent)]
     Key(dcr::Error),
     /// The server is down, as other clients have found out: it is not called.
-    #[error("the authorization server is down; it is tried again at {0}")]
+    #[error(
+        "the authorization server is down; other clients' calls have found that out, and it is not called until one of them succeeds"
+    )]
     CircuitOpen(jiff::Timestamp),
     /// The plan asked for something that the facts do not allow.
     #[error("{0}")]

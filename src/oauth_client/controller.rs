@@ -181,7 +181,13 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let now = Timestamp::now();
     let delay = if let Some((step, error)) = &failed {
         tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
-        let delay = context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now);
+        let delay = if let act::Error::CircuitOpen(until) = error {
+            // Nothing of this client has failed, so its own delays do not grow.
+            let pause = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+            Some(pause.mul_f64(1.0 + fastrand::f64() / 4.0))
+        } else {
+            context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+        };
         observed.not_before = context.client_backoff.not_before(&uid, observed.backoff_inputs());
         // A deletion waits no longer than its time-out, whatever the delay.
         let planned = plan(&observed, now).requeue_after;
