@@ -87,9 +87,7 @@ async fn remove_without_profile(
     };
     let server = context.connections.bare_server(registration.server.ca_bundle.clone().map(String::into_bytes))?;
     match timed(context, "delete", server.delete(&endpoint, token)).await {
-        Ok(Deleted::TokenRefused) => {
-            give_up_on(context, observed, client_id, Refused::Token, is_doubtful).await
-        }
+        Ok(Deleted::TokenRefused) => give_up_on(context, observed, client_id, Refused::Token, is_doubtful).await,
         Ok(deleted) => {
             told(context, observed, client_id, deleted).await;
             Ok(())
@@ -167,12 +165,7 @@ pub async fn give_up(
 
 /// Event, metric and log line: a client stays on the server though nobody wants it. When the OAuthClient is gone, the event
 /// is what is left.
-pub async fn report_orphan(
-    context: &Context,
-    observed: &Observed,
-    client_id: &str,
-    why: &str,
-) -> Result<(), Error> {
+pub async fn report_orphan(context: &Context, observed: &Observed, client_id: &str, why: &str) -> Result<(), Error> {
     let note = format!("client {client_id} stays on the server of TokenProfile {}: {why}", observed.profile_name());
     tracing::error!(client_id, profile = observed.profile_name(), "orphaned registration: {note}");
     context.events.alarm(&observed.client.object_ref(&()), "Orphaned", &note).await?;

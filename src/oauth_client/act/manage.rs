@@ -193,13 +193,16 @@ async fn announce(
     Ok((secret, registration))
 }
 
-/// Writes down that it has come to nothing.
+/// Writes down that it has come to nothing. A call before it whose answer is missing stays announced.
 async fn retract(
     context: &Context,
     observed: &Observed,
     secret: &StoredSecret,
     registration: &Registration,
 ) -> Result<(), Error> {
+    if held(observed)?.1.history.unconfirmed_since.is_some() {
+        return Ok(());
+    }
     let mut registration = registration.clone();
     registration.history.unconfirmed_since = None;
     store::keep_held(context, observed, secret, &registration).await?;

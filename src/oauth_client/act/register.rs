@@ -108,10 +108,16 @@ pub async fn register(
 /// The clients that the new one leaves behind.
 fn former_clients(observed: &Observed, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
     let overlap = observed.client.spec.replacement.as_ref().map(|replacement| replacement.overlap.into());
-    let is_lost = observed.lost.is_some();
+    let is_unconfirmed = match &observed.registration {
+        RegistrationSecret::Held { registration, .. } => registration.history.unconfirmed_since.is_some(),
+        _ => false,
+    };
+    // Its token may be of no use: then a refusal of it says nothing.
+    let is_lost = observed.lost.is_some() || is_unconfirmed;
     // What is lost can't be used; whether it is there at all is looked at right away.
-    let delete_after =
-        overlap.filter(|_| !is_lost).and_then(|overlap: std::time::Duration| now.checked_add(overlap).ok());
+    let delete_after = overlap
+        .filter(|_| observed.lost.is_none())
+        .and_then(|overlap: std::time::Duration| now.checked_add(overlap).ok());
     let delete_after = delete_after.unwrap_or(now);
     match (&observed.registration, supersedes) {
         (RegistrationSecret::Held { registration, .. }, Some(_)) => {
