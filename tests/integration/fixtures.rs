@@ -80,10 +80,16 @@ impl Home {
 
     /// An operator for this namespace alone.
     pub async fn operator(&self, args: &[&str]) -> Operator {
+        self.operator_with(args, &[]).await
+    }
+
+    /// `operator` with an environment.
+    pub async fn operator_with(&self, args: &[&str], env: &[(&str, &str)]) -> Operator {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let allow = (!args.iter().any(|arg| arg.contains("insecure"))).then_some("--allow-insecure-http=true");
         let args = ["--leader-elect=false"].iter().chain(allow.as_slice()).chain(args);
         let args = args.map(|arg| (*arg).to_owned()).collect();
-        let options = OperatorOptions { args, watch: vec![self.name.clone()], ..OperatorOptions::default() };
+        let options = OperatorOptions { args, env, watch: vec![self.name.clone()], ..OperatorOptions::default() };
         let kubeconfig = self.plane.service_account_kubeconfig(&options.namespace, Operator::SERVICE_ACCOUNT).await;
         Operator::start_with_kubeconfig(kubeconfig, options).await
     }

@@ -9,6 +9,7 @@ mod support;
 mod adoption;
 mod authorization_server;
 mod changes;
+mod crash_points;
 mod crashes;
 mod crds;
 mod credentials;
