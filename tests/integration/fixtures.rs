@@ -73,7 +73,8 @@ impl Home {
         Self::on(self.plane, prefix).await
     }
 
-    async fn on(plane: &'static ControlPlane, prefix: &str) -> Self {
+    /// A namespace of that control plane.
+    pub async fn on(plane: &'static ControlPlane, prefix: &str) -> Self {
         let name = plane.namespace(prefix).await;
         Self { plane, name, client: plane.client() }
     }
@@ -96,7 +97,7 @@ impl Home {
 
     // --- objects
 
-    fn path(&self, plural: &str, name: &str) -> String {
+    pub fn path(&self, plural: &str, name: &str) -> String {
         let group = match plural {
             "secrets" | "configmaps" => "/api/v1",
             "events" => "/apis/events.k8s.io/v1",
@@ -105,7 +106,13 @@ impl Home {
         format!("{group}/namespaces/{}/{plural}/{name}", self.name)
     }
 
-    async fn request(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<Value, kube::Error> {
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &Value,
+    ) -> Result<Value, kube::Error> {
         let request = http::Request::builder().method(method).uri(path).header("content-type", content_type);
         self.client.request(request.body(body.to_string().into_bytes()).expect("a request")).await
     }

@@ -28,3 +28,4 @@ mod references;
 mod registration;
 mod rotation;
 mod secrets;
+mod storm;

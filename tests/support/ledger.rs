@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use super::fault_server::FaultServer;
 
-/// An attempt begins with its token request, so it is older than its registration, and not by much.
-const LONGEST_ATTEMPT: Duration = Duration::from_mins(1);
+/// An attempt begins with its token request, so it is older than its registration: by what the slowest servers and the
+/// longest pause of the process make of it.
+const LONGEST_ATTEMPT: Duration = Duration::from_mins(2);
 
 /// Profile and client id.
 type Registration = (String, String);
