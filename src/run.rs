@@ -42,8 +42,8 @@ use crate::{
 
 /// What is in flight may take this long after a stop; Kubernetes kills after 30 s unless told otherwise.
 const GRACE: Duration = Duration::from_secs(25);
-/// The first delay after a failure, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// The first delay after a failure, and the longest: a minute after the end of an outage everything is as it should be.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Pauses between two looks for the CRDs.
 const CRD_INTERVAL: Duration = Duration::from_secs(2);

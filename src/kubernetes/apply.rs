@@ -15,7 +15,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{Error, SecretData};
-use crate::api::{FINALIZER, OPERATOR};
+use crate::{
+    api::{FINALIZER, OPERATOR},
+    crash_point,
+};
 
 /// No object has this resourceVersion, so an apply that carries it can only create.
 const MUST_NOT_EXIST: &str = "1";
@@ -88,6 +91,7 @@ pub async fn remove_secret(client: &Client, secret: &Secret) -> Result<(), Error
             Err(Error::Gone { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }
+        crash_point::reached("RemoveRegistration", "has let go of the Secret");
     }
     let same = DeleteParams {
         preconditions: Some(Preconditions { uid: secret.uid(), resource_version: None }),

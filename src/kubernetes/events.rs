@@ -1,4 +1,7 @@
-//! Events: what happened, for people. Best effort: an event that cannot be written changes nothing else.
+//! Events: what happened, for people. Best effort: an event that cannot be written changes nothing else, unless it is the
+//! last trace of something.
+
+use std::time::Duration;
 
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
@@ -8,6 +11,9 @@ use kube::{
 
 use super::{Error, condition};
 use crate::{api::OPERATOR, text::truncate};
+
+/// For an event that must not be missed.
+const MOST_TRIES: u32 = 5;
 
 /// The API server refuses longer notes.
 const LONGEST_NOTE: usize = 1024;
@@ -36,7 +42,36 @@ impl Events {
         self.publish(EventType::Warning, about, reason, note).await;
     }
 
+    /// A warning that may be the last trace of what it tells: what comes after it waits until it is written. One that will
+    /// never be, as in a namespace that is being deleted, holds up nothing.
+    ///
+    /// # Errors
+    /// If it could not be written, and trying again may help.
+    pub async fn alarm(&self, about: &ObjectReference, reason: &str, note: &str) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.write(EventType::Warning, about, reason, note).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_permanent() || matches!(error, Error::Forbidden { .. }) => {
+                    tracing::warn!(reason, "{error}");
+                    return Ok(());
+                }
+                Err(error) if tries >= MOST_TRIES => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200) * tries).await,
+            }
+        }
+    }
+
     async fn publish(&self, type_: EventType, about: &ObjectReference, reason: &str, note: &str) {
+        match self.write(type_, about, reason, note).await {
+            Ok(()) => {}
+            Err(error @ Error::NamespaceTerminating { .. }) => tracing::debug!(reason, "{error}"),
+            Err(error) => tracing::warn!(reason, "{error}"),
+        }
+    }
+
+    async fn write(&self, type_: EventType, about: &ObjectReference, reason: &str, note: &str) -> Result<(), Error> {
         let event = Event {
             type_,
             reason: reason.into(),
@@ -48,11 +83,7 @@ impl Events {
         // and we publish transitions only, so there is nothing to aggregate.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
         let published = recorder.publish(&event, about).await;
-        match published.map_err(|error| Error::new("could not publish an event", error)) {
-            Ok(()) => {}
-            Err(error @ Error::NamespaceTerminating { .. }) => tracing::debug!(reason, "{error}"),
-            Err(error) => tracing::warn!(reason, "{error}"),
-        }
+        published.map_err(|error| Error::new("could not publish an event", error))
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{FINALIZER, OAuthClientStatus, PossibleOrphan, TokenProfile, reasons},
     context::Context,
-    dcr, kubernetes,
+    crash_point, dcr, kubernetes,
     retry::Retry,
     token_profile::ConnectionError,
 };
@@ -61,7 +61,9 @@ pub enum Error {
     #[error(transparent)]
     Key(dcr::Error),
     /// The server is down, as other clients have found out: it is not called.
-    #[error("the authorization server is down; it is tried again at {0}")]
+    #[error(
+        "the authorization server is down; other clients' calls have found that out, and it is not called until one of them succeeds"
+    )]
     CircuitOpen(jiff::Timestamp),
     /// The plan asked for something that the facts do not allow.
     #[error("{0}")]
@@ -176,8 +178,9 @@ pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<C
         Step::Deregister => deregister::deregister(context, observed).await,
         Step::ReportOrphan { client_ids, why } => {
             for client_id in client_ids {
-                deregister::report_orphan(context, observed, &client_id, &why).await;
+                deregister::report_orphan(context, observed, &client_id, &why).await?;
             }
+            crash_point::reached("ReportOrphan", "is told");
             store::settle(context, observed).await
         }
         Step::ReportRetained { client_id } => {
@@ -214,13 +217,15 @@ async fn report_possible_orphan(context: &Context, observed: &Observed, attempt:
     });
     let surplus = status.possible_orphans.len().saturating_sub(MOST_POSSIBLE_ORPHANS);
     status.possible_orphans.drain(..surplus);
-    let client = write_status(context, observed, &status).await?;
-    context.metrics.possible_orphan();
     let note = format!(
         "registration attempt {id} of {started_at} has no answer: the server may hold a client that nobody knows. Look there for a client that was registered at that time and remove it"
     );
     tracing::warn!(attempt = id, "{note}");
-    context.events.warning(&observed.client.object_ref(&()), "PossibleOrphan", &note).await;
+    // Before the status: what that lists is not told again, and it goes with the object.
+    context.events.alarm(&observed.client.object_ref(&()), "PossibleOrphan", &note).await?;
+    crash_point::reached("ReportPossibleOrphan", "is told");
+    let client = write_status(context, observed, &status).await?;
+    context.metrics.possible_orphan();
     Ok(Change::ClientWritten(Box::new(client)))
 }
 

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     api::{OAuthClient, OAuthClientStatus, conditions, reasons},
     context::Context,
+    crash_point,
     kubernetes::{self, SecretChange, Watched, condition},
     ops::Outcome,
 };
@@ -147,8 +148,12 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
             // The next leader will do it.
             return Ok(Action::await_change());
         }
+        crash_point::reached(step.name(), "begins");
         match guarded(context, &observed, step.clone()).await {
-            Ok(change) => observed.apply(change),
+            Ok(change) => {
+                crash_point::reached(step.name(), "is done");
+                observed.apply(change);
+            }
             Err(act::Error::Kubernetes(
                 error @ (kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. }),
             )) => return Err(error),
@@ -179,7 +184,13 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let now = Timestamp::now();
     let delay = if let Some((step, error)) = &failed {
         tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
-        let delay = context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now);
+        let delay = if let act::Error::CircuitOpen(until) = error {
+            // Nothing of this client has failed, so its own delays do not grow.
+            let pause = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+            Some(pause.mul_f64(1.0 + fastrand::f64() / 4.0))
+        } else {
+            context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+        };
         observed.not_before = context.client_backoff.not_before(&uid, observed.backoff_inputs());
         // A deletion waits no longer than its time-out, whatever the delay.
         let planned = plan(&observed, now).requeue_after;
@@ -194,7 +205,9 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let status = status(&observed, &planned, failure.as_ref(), now);
     report(context, &planned, failure.as_ref(), &status);
     if observed.client.status.as_ref() != Some(&status) {
+        crash_point::reached("status", "is written next");
         act::write_status(context, &observed, &status).await?;
+        crash_point::reached("status", "is written");
         announce(context, &observed, &status).await;
     }
     Ok(delay.map_or_else(Action::await_change, Action::requeue))

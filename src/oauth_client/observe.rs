@@ -258,7 +258,11 @@ impl Observed {
     pub fn unreported_attempt(&self) -> Option<Attempt> {
         let status = self.client.status.as_ref();
         let listed = status.map_or(&[][..], |status| &status.possible_orphans);
-        let known = status.and_then(|status| status.client_id.as_ref());
+        // The status may lag behind: it is written last.
+        let known = match &self.registration {
+            RegistrationSecret::Held { registration, .. } => Some(&registration.information.client_id),
+            _ => status.and_then(|status| status.client_id.as_ref()),
+        };
         Attempt::last(&self.client).filter(|attempt| {
             // The client that it made is known, and taken care of.
             if known.is_some() && attempt.supersedes.as_ref() != known {

@@ -12,7 +12,9 @@ use jiff::Timestamp;
 const MOST_FAILURES: u32 = 5;
 /// How long it stays open at first; each probe that fails doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// While a probe is under way, everybody else asks again after this time.
+const PROBE_CHECK: Duration = Duration::from_secs(2);
 /// A probe whose end nobody has told is given up after this time.
 const LONGEST_PROBE: Duration = Duration::from_mins(3);
 
@@ -25,6 +27,8 @@ struct Circuit {
     failures: u32,
     /// Nobody calls before this time; then one does, to see.
     open_until: Option<Timestamp>,
+    /// That one is under way, and given up at this time.
+    probe_until: Option<Timestamp>,
 }
 
 impl Circuits {
@@ -38,8 +42,9 @@ impl Circuits {
         let Some(circuit) = circuits.get_mut(uid) else { return Ok(()) };
         match circuit.open_until {
             Some(until) if until > now => Err(until),
+            Some(_) if circuit.probe_until.is_some_and(|until| until > now) => Err(later(now, PROBE_CHECK)),
             Some(_) => {
-                circuit.open_until = Some(later(now, LONGEST_PROBE));
+                circuit.probe_until = Some(later(now, LONGEST_PROBE));
                 Ok(())
             }
             None => Ok(()),
@@ -58,6 +63,7 @@ impl Circuits {
         if let Some(over) = circuit.failures.checked_sub(MOST_FAILURES) {
             let pause = FIRST_PAUSE.saturating_mul(1 << over.min(10)).min(LONGEST_PAUSE);
             circuit.open_until = Some(later(now, pause));
+            circuit.probe_until = None;
         }
     }
 
@@ -104,7 +110,7 @@ mod tests {
         assert_eq!(circuits.enter("p", at(1)), Err(at(5)));
         assert_eq!(circuits.enter("other", at(1)), Ok(()));
         assert_eq!(circuits.enter("p", at(5)), Ok(()));
-        assert!(circuits.enter("p", at(5)).is_err());
+        assert_eq!(circuits.enter("p", at(5)), Err(at(7)), "soon: the probe may be over in a moment");
         circuits.note("p", false, at(6));
         assert_eq!(circuits.enter("p", at(7)), Err(at(16)), "twice the pause");
         assert_eq!(circuits.enter("p", at(16)), Ok(()));
@@ -116,8 +122,9 @@ mod tests {
     fn the_pause_has_an_end_and_so_has_a_probe_that_nobody_tells_of() {
         let circuits = Circuits::default();
         broken(&circuits, 100);
-        assert_eq!(circuits.enter("p", at(0)), Err(at(60)));
-        assert_eq!(circuits.enter("p", at(60)), Ok(()));
-        assert_eq!(circuits.enter("p", at(240)), Ok(()));
+        assert_eq!(circuits.enter("p", at(0)), Err(at(20)));
+        assert_eq!(circuits.enter("p", at(20)), Ok(()));
+        assert_eq!(circuits.enter("p", at(199)), Err(at(201)));
+        assert_eq!(circuits.enter("p", at(200)), Ok(()));
     }
 }

@@ -94,7 +94,7 @@ fn try_create(home: &Home, spec: &Value) -> impl Future<Output = Result<(), Stri
 
 /// A namespace with policies that are in force.
 async fn bound(plane: &'static ControlPlane, labels: &Value, policies: &[(String, Value)]) -> Home {
-    let home = Home::in_plane(plane, "vectors").await;
+    let home = Home::on(plane, "vectors").await;
     for (key, value) in labels.as_object().into_iter().flatten() {
         home.label_namespace(key, value.as_str().expect("a label")).await;
     }

@@ -48,7 +48,7 @@ async fn until_bound(home: &Home, bound: bool) {
 
 #[tokio::test]
 async fn a_binding_comes_with_the_first_policy_and_goes_with_the_last() {
-    let home = Home::in_plane(complete_plane(), "bound").await;
+    let home = Home::on(complete_plane(), "bound").await;
     home.apply(&policy("web", &json!({"allowedScopes": ["openid"]}))).await;
     until_bound(&home, true).await;
     home.apply(&policy("other", &json!({}))).await;

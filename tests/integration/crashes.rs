@@ -121,3 +121,73 @@ async fn an_api_server_that_goes_away_loses_no_answer() {
     assert_eq!(server.requests_to("POST", "/reg").len(), 1);
     assert_eq!(home.secret("shop").await["client-id"], "c");
 }
+
+/// The server carries out the next update, and its answer is lost; the one after that has to wait.
+fn lose_an_update(server: &FaultServer, client_id: &str) {
+    let path = format!("/reg/{client_id}");
+    server.answer_once("PUT", &path, Answer::reset().carried_out());
+    server.answer_once("PUT", &path, Answer::empty(429).header("retry-after", "3600"));
+}
+
+async fn change_scope(home: &Home, server: &FaultServer, client_id: &str) {
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    let path = format!("/reg/{client_id}");
+    wait_until("both updates were sent", WAIT, async || server.requests_to("PUT", &path).len() == 2).await;
+    home.until_condition(CLIENTS, "shop", ["InSync", "Unknown", "ServerUnavailable"]).await;
+}
+
+#[tokio::test]
+async fn a_refused_token_is_no_sign_that_a_client_is_gone_whose_update_had_no_answer() {
+    let home = Home::new("doubtful").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    lose_an_update(&server, &client_id);
+    change_scope(&home, &server, &client_id).await;
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 1, "its token is known to nobody");
+    assert_says(&home.until_event("Orphaned").await, &[&client_id]);
+}
+
+#[tokio::test]
+async fn a_client_whose_update_had_no_answer_is_not_replaced_in_silence() {
+    let home = Home::new("overtaken").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let mut client = home.oauth_client("shop");
+    client["spec"]["replacement"] = json!({"when": ["Rotation"], "overlap": "0s"});
+    home.apply(&client).await;
+    let client_id = home.until_ready("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    lose_an_update(&server, &client_id);
+    change_scope(&home, &server, &client_id).await;
+    home.annotate("shop", "dcr-operator.dev/rotate-requested-at", "1").await;
+    assert_says(&home.until_event("Orphaned").await, &[&client_id]);
+    let former = client_id.clone();
+    home.until("the new client", CLIENTS, "shop", move |client| client["status"]["clientId"] != former.as_str()).await;
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 2, "one is held, the other one reported");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_late_does_not_write_over_a_newer_one() {
+    let home = Home::new("late").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    let path = format!("/reg/{client_id}");
+    let mut information = home.registration("shop").await;
+    let with_token = |information: &mut serde_json::Value, token: &str| {
+        information["registration_access_token"] = json!(token);
+        information.to_string()
+    };
+    let late: serde_json::Value = serde_json::from_str(&with_token(&mut information, "late")).unwrap();
+    server.handle("PUT", &path, move |_| Answer::json(200, &late).after(Duration::from_secs(2)));
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    wait_until("the update is under way", WAIT, async || server.requests_to("PUT", &path).len() == 1).await;
+    // As the successor of an operator does that was paused at this moment.
+    let newer = with_token(&mut information, "newer");
+    home.patch(SECRETS, "shop-registration", json!({"stringData": {"client-information.json": newer}})).await;
+    wait_until("it is updated again", WAIT, async || server.requests_to("PUT", &path).len() == 2).await;
+    assert_eq!(server.requests_to("PUT", &path)[1].bearer(), Some("newer"));
+    home.until_ready("shop").await;
+}

@@ -74,28 +74,30 @@ impl Home {
     }
 
     /// A namespace of that control plane.
-    pub async fn in_plane(plane: &'static ControlPlane, prefix: &str) -> Self {
-        Self::on(plane, prefix).await
-    }
-
-    async fn on(plane: &'static ControlPlane, prefix: &str) -> Self {
+    pub async fn on(plane: &'static ControlPlane, prefix: &str) -> Self {
         let name = plane.namespace(prefix).await;
         Self { plane, name, client: plane.client() }
     }
 
     /// An operator for this namespace alone.
     pub async fn operator(&self, args: &[&str]) -> Operator {
+        self.operator_with(args, &[]).await
+    }
+
+    /// `operator` with an environment.
+    pub async fn operator_with(&self, args: &[&str], env: &[(&str, &str)]) -> Operator {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let allow = (!args.iter().any(|arg| arg.contains("insecure"))).then_some("--allow-insecure-http=true");
         let args = ["--leader-elect=false"].iter().chain(allow.as_slice()).chain(args);
         let args = args.map(|arg| (*arg).to_owned()).collect();
-        let options = OperatorOptions { args, watch: vec![self.name.clone()], ..OperatorOptions::default() };
+        let options = OperatorOptions { args, env, watch: vec![self.name.clone()], ..OperatorOptions::default() };
         let kubeconfig = self.plane.service_account_kubeconfig(&options.namespace, Operator::SERVICE_ACCOUNT).await;
         Operator::start_with_kubeconfig(kubeconfig, options).await
     }
 
     // --- objects
 
-    fn path(&self, plural: &str, name: &str) -> String {
+    pub fn path(&self, plural: &str, name: &str) -> String {
         let group = match plural {
             "secrets" | "configmaps" => "/api/v1",
             "events" => "/apis/events.k8s.io/v1",
@@ -104,7 +106,13 @@ impl Home {
         format!("{group}/namespaces/{}/{plural}/{name}", self.name)
     }
 
-    async fn request(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<Value, kube::Error> {
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &Value,
+    ) -> Result<Value, kube::Error> {
         let request = http::Request::builder().method(method).uri(path).header("content-type", content_type);
         self.client.request(request.body(body.to_string().into_bytes()).expect("a request")).await
     }

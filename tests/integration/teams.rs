@@ -35,7 +35,7 @@ async fn may(plane: &ControlPlane, user: &str, verb: &str, what: &str, namespace
 #[tokio::test]
 async fn each_team_may_do_its_own_work_and_no_more() {
     let plane = complete_plane();
-    let (identity, shop) = (Home::in_plane(plane, "identity").await, Home::in_plane(plane, "shop").await);
+    let (identity, shop) = (Home::on(plane, "identity").await, Home::on(plane, "shop").await);
     let (identity, shop) = (identity.name.as_str(), shop.name.as_str());
     bind(plane, shop, "dcr-operator-client-editor", "ann").await;
     bind(plane, identity, "dcr-operator-admin", "paula").await;
@@ -90,7 +90,7 @@ async fn each_team_may_do_its_own_work_and_no_more() {
 #[tokio::test]
 async fn a_team_reads_the_secret_that_it_was_given_and_not_the_registration() {
     let server = FaultServer::start_registrar(Registrar::default()).await;
-    let home = Home::in_plane(complete_plane(), "given").await;
+    let home = Home::on(complete_plane(), "given").await;
     home.profile(&server.url("")).await;
     home.register("shop").await;
     let plane = home.plane;

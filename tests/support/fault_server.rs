@@ -112,9 +112,19 @@ impl FaultServer {
         self.shared.state().handlers.insert((method.to_owned(), path.to_owned()), Box::new(handler));
     }
 
+    /// Takes back the answers that were asked for and have not been given.
+    pub fn clear_answers(&self) {
+        self.shared.state().answers.clear();
+    }
+
     /// While down, each connection is reset without being read.
     pub fn set_down(&self, down: bool) {
         self.shared.state().down = down;
+    }
+
+    /// How many requests it has got.
+    pub fn request_count(&self) -> usize {
+        self.shared.state().requests.len()
     }
 
     pub fn requests(&self) -> Vec<Request> {

@@ -9,6 +9,7 @@
 //! | `operator` | the operator binary, with the ServiceAccount and RBAC that are shipped |
 //! | `fault_proxy` | stands between the operator and the API server, and loses, delays or refuses what it is told to |
 //! | `fault_server` | an authorization server that misbehaves on request |
+//! | `ledger` | compares what the authorization servers have with what the cluster has, and names what is missing |
 
 // Each of the programs that include this module uses only a part of it; and a test may panic, with words that help.
 #![allow(dead_code, unused_imports, clippy::expect_used, clippy::unwrap_used)]
@@ -18,6 +19,7 @@ pub mod control_plane;
 pub mod fault_proxy;
 pub mod fault_server;
 pub mod keycloak;
+pub mod ledger;
 pub mod operator;
 pub mod process;
 

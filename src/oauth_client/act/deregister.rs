@@ -8,6 +8,7 @@ use super::{Error, connect, manage, registration_endpoint, store, timed};
 use crate::{
     api::reasons,
     context::Context,
+    crash_point,
     dcr::{self, ClientInformation, Deleted},
     kubernetes,
     oauth_client::{
@@ -27,6 +28,7 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
         || registration.history.unconfirmed_since.is_some();
     let previous = registration.previous_token.as_ref();
     remove(context, observed, &registration.information, previous, was_lost).await?;
+    crash_point::reached("Deregister", "has an answer");
     store::settle(context, observed).await
 }
 
@@ -103,8 +105,7 @@ pub async fn remove(
             Err(error) => return Err(error.into()),
         }
     }
-    give_up_on(context, observed, client_id, refused, is_doubtful).await;
-    Ok(())
+    give_up_on(context, observed, client_id, refused, is_doubtful).await
 }
 
 /// The profile is gone. Only the status tells where the client was: the Secret can be written by the application team, and
@@ -125,21 +126,20 @@ async fn remove_without_profile(
         former.map_or_else(|| status.registration_client_uri.clone(), |former| former.registration_client_uri.clone())
     });
     let (Some(endpoint), Some(token)) = (endpoint, &client.registration_access_token) else {
-        report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
-        return Ok(());
+        return report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
     };
     let server = context.connections.bare_server(registration.server.ca_bundle.clone().map(String::into_bytes))?;
     match timed(context, "delete", server.delete(&endpoint, token)).await {
-        Ok(Deleted::TokenRefused) => {
-            give_up_on(context, observed, client_id, Refused::Token, is_doubtful).await;
+        Ok(Deleted::TokenRefused) => give_up_on(context, observed, client_id, Refused::Token, is_doubtful).await,
+        Ok(deleted) => {
+            told(context, observed, client_id, deleted).await;
+            Ok(())
         }
-        Ok(deleted) => told(context, observed, client_id, deleted).await,
         Err(error) if error.reason() == "DeregistrationRefused" => {
-            report_orphan(context, observed, client_id, &error.to_string()).await;
+            report_orphan(context, observed, client_id, &error.to_string()).await
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 async fn told(context: &Context, observed: &Observed, client_id: &str, deleted: Deleted) {
@@ -159,16 +159,25 @@ enum Refused {
 }
 
 /// Nothing has removed it. A refused token means that it is gone (RFC 7592 section 2), unless there is reason to doubt.
-async fn give_up_on(context: &Context, observed: &Observed, client_id: &str, refused: Refused, is_doubtful: bool) {
+async fn give_up_on(
+    context: &Context,
+    observed: &Observed,
+    client_id: &str,
+    refused: Refused,
+    is_doubtful: bool,
+) -> Result<(), Error> {
     let why = match refused {
-        Refused::Token if !is_doubtful => return told(context, observed, client_id, Deleted::AlreadyGone).await,
+        Refused::Token if !is_doubtful => {
+            told(context, observed, client_id, Deleted::AlreadyGone).await;
+            return Ok(());
+        }
         Refused::Token => {
             "the server no longer accepts its registration access token, and may have it or not: look there".to_owned()
         }
         Refused::NothingToTry => "there is no registration access token for it".to_owned(),
         Refused::Deletion(error) => error,
     };
-    report_orphan(context, observed, client_id, &why).await;
+    report_orphan(context, observed, client_id, &why).await
 }
 
 /// Removes a registration that could not be stored; what became of it.
@@ -178,7 +187,7 @@ pub async fn give_up(
     server: &dcr::Server,
     registration_endpoint: &str,
     registration: &Registration,
-) -> &'static str {
+) -> Result<&'static str, Error> {
     let client = &registration.information;
     let why = match (&client.registration_client_uri, &client.registration_access_token) {
         (Some(uri), Some(token)) => {
@@ -187,20 +196,22 @@ pub async fn give_up(
                 Err(error) => Err(error),
             };
             match removed {
-                Ok(()) => return "removed again",
+                Ok(()) => return Ok("removed again"),
                 Err(error) => format!("it could not be stored, nor removed again: {error}"),
             }
         }
         _ => "it could not be stored, and the server gave no registration access token for it".to_owned(),
     };
-    report_orphan(context, observed, &client.client_id, &why).await;
-    "reported as an orphan"
+    report_orphan(context, observed, &client.client_id, &why).await?;
+    Ok("reported as an orphan")
 }
 
-/// Event, metric and log line: a client stays on the server though nobody wants it.
-pub async fn report_orphan(context: &Context, observed: &Observed, client_id: &str, why: &str) {
-    context.metrics.orphan();
+/// Event, metric and log line: a client stays on the server though nobody wants it. When the OAuthClient is gone, the event
+/// is what is left.
+pub async fn report_orphan(context: &Context, observed: &Observed, client_id: &str, why: &str) -> Result<(), Error> {
     let note = format!("client {client_id} stays on the server of TokenProfile {}: {why}", observed.profile_name());
     tracing::error!(client_id, profile = observed.profile_name(), "orphaned registration: {note}");
-    context.events.warning(&observed.client.object_ref(&()), "Orphaned", &note).await;
+    context.events.alarm(&observed.client.object_ref(&()), "Orphaned", &note).await?;
+    context.metrics.orphan();
+    Ok(())
 }

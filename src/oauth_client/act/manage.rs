@@ -10,6 +10,7 @@ use super::{Error, connect, deregister, registration_endpoint, store, timed, tok
 use crate::{
     api::{SigningAlgorithm, TokenProfile, annotations, reasons},
     context::Context,
+    crash_point,
     dcr::{self, ClientInformation, Outcome},
     oauth_client::{
         attempt::Attempt,
@@ -49,7 +50,9 @@ pub async fn update(
     let client_id = registration.information.client_id.clone();
     let accesses = registration.access(observed.has_manager());
     let previous = registration.previous_token.as_ref();
+    crash_point::reached("Update", "is announced");
     let answer = call(context, profile, &registration.information, previous, &accesses, Some(&body)).await;
+    crash_point::reached("Update", "has an answer");
     let (answer, access) = match answer {
         Ok(answered) => answered,
         Err(Error::Server(error)) if error.outcome() == Outcome::NotRegistered => {
@@ -77,6 +80,7 @@ pub async fn update(
     updated.history.is_narrowed |= matches!(cause, Cause::Narrowing(_));
     updated.keys = keys;
     let secret = store::keep_held(context, observed, &secret, &updated).await?;
+    crash_point::reached("Update", "has kept the answer");
     context.compared.note(observed.uid(), now);
     let about = observed.client.object_ref(&());
     match cause {
@@ -116,7 +120,9 @@ pub async fn look(context: &Context, observed: &Observed, purpose: &Purpose) -> 
     };
     let accesses = registration.access(observed.has_manager());
     let previous = registration.previous_token.as_ref();
+    crash_point::reached("Read", "is announced");
     let read = read(context, profile, &registration.information, previous, &accesses).await;
+    crash_point::reached("Read", "has an answer");
     let (answer, access) = match read {
         Ok(answered) => answered,
         Err(error @ Error::Server(_)) if !harmless && error.is_refusal() => {
@@ -145,6 +151,7 @@ pub async fn look(context: &Context, observed: &Observed, purpose: &Purpose) -> 
     } else {
         store::keep_held(context, observed, &secret, &read).await?
     };
+    crash_point::reached("Read", "has kept the answer");
     if is_new {
         let note = format!("client {client_id} has a new secret");
         tracing::info!(client_id, "{note}");
@@ -169,6 +176,7 @@ pub async fn retire(context: &Context, observed: &Observed, client_id: &str) -> 
     for former in gone {
         deregister::remove(context, observed, &former.information, None, former.is_lost).await?;
     }
+    crash_point::reached("Retire", "has an answer");
     let registration = Registration { retiring: kept, ..(**registration).clone() };
     let secret = store::keep_held(context, observed, secret, &registration).await?;
     Ok(Change::Retired { secret, registration: Box::new(registration) })
@@ -191,13 +199,16 @@ async fn announce(
     Ok((secret, registration))
 }
 
-/// Writes down that it has come to nothing.
+/// Writes down that it has come to nothing. A call before it whose answer is missing stays announced.
 async fn retract(
     context: &Context,
     observed: &Observed,
     secret: &StoredSecret,
     registration: &Registration,
 ) -> Result<(), Error> {
+    if held(observed)?.1.history.unconfirmed_since.is_some() {
+        return Ok(());
+    }
     let mut registration = registration.clone();
     registration.history.unconfirmed_since = None;
     store::keep_held(context, observed, secret, &registration).await?;

@@ -9,6 +9,7 @@ use super::{Error, connect, deregister, manage, registration_endpoint, store, ti
 use crate::{
     api::{SigningAlgorithm, TokenProfile, annotations},
     context::Context,
+    crash_point,
     dcr::{self, ClientInformation, Outcome},
     kubernetes::Precondition,
     oauth_client::{
@@ -38,9 +39,12 @@ pub async fn register(
     let _turn = context.connections.turn(profile).await;
     // First the token: if there is none, nothing has been tried, and nothing needs to be written down.
     let token = initial_access_token(context, profile, &server).await?;
+    crash_point::reached("Register", "has a token");
     let client = store::record(context, &observed.client, &attempt).await?;
+    crash_point::reached("Register", "has recorded the attempt");
 
     let answer = timed(context, "register", server.register(endpoint, token.as_ref(), &document.0)).await;
+    crash_point::reached("Register", "has an answer");
     let information = match answer {
         Ok(information) => information,
         Err(error) if error.outcome() == Outcome::NotRegistered => {
@@ -81,6 +85,7 @@ pub async fn register(
     };
     match store::keep(context, observed, &registration, precondition).await {
         Ok(secret) => {
+            crash_point::reached("Register", "has kept the answer");
             tracing::info!(client_id, attempt = attempt.id, "registered");
             context.compared.note(observed.uid(), now);
             Ok(Change::Enrolled {
@@ -90,7 +95,9 @@ pub async fn register(
             })
         }
         Err(source) => {
-            let fate = deregister::give_up(context, observed, &server, endpoint, &registration).await;
+            // If nobody could be told, the attempt stays open, and is reported as one.
+            let fate = deregister::give_up(context, observed, &server, endpoint, &registration).await?;
+            crash_point::reached("Register", "has given the registration up");
             let ended = Ended { reason: source.reason().into(), message: source.to_string(), refused_inputs: None };
             store::write_attempt(context, &client, &Attempt { ended: Some(ended), ..attempt }).await?;
             Err(Error::NotStored { client_id, fate, source })
@@ -101,10 +108,16 @@ pub async fn register(
 /// The clients that the new one leaves behind.
 fn former_clients(observed: &Observed, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
     let overlap = observed.client.spec.replacement.as_ref().map(|replacement| replacement.overlap.into());
-    let is_lost = observed.lost.is_some();
+    let is_unconfirmed = match &observed.registration {
+        RegistrationSecret::Held { registration, .. } => registration.history.unconfirmed_since.is_some(),
+        _ => false,
+    };
+    // Its token may be of no use: then a refusal of it says nothing.
+    let is_lost = observed.lost.is_some() || is_unconfirmed;
     // What is lost can't be used; whether it is there at all is looked at right away.
-    let delete_after =
-        overlap.filter(|_| !is_lost).and_then(|overlap: std::time::Duration| now.checked_add(overlap).ok());
+    let delete_after = overlap
+        .filter(|_| observed.lost.is_none())
+        .and_then(|overlap: std::time::Duration| now.checked_add(overlap).ok());
     let delete_after = delete_after.unwrap_or(now);
     match (&observed.registration, supersedes) {
         (RegistrationSecret::Held { registration, .. }, Some(_)) => {
@@ -190,7 +203,9 @@ pub async fn adopt(
     if is_confidential && registration.information.client_secret.is_none() {
         return Err(Error::NoSecret { client_id: client_id.to_owned() });
     }
+    crash_point::reached("Adopt", "has an answer");
     let secret = store::keep(context, observed, &registration, Precondition::Absent).await?;
+    crash_point::reached("Adopt", "has kept the answer");
     tracing::info!(client_id, "adopted");
     context.compared.note(observed.uid(), now);
     Ok(Change::Enrolled {

@@ -75,6 +75,8 @@ pub struct RegisteredClient {
     pub secret: String,
     pub registration_access_token: String,
     pub is_deleted: bool,
+    /// When it was registered, by the real clock since 1970.
+    pub registered_at: Duration,
     /// Times of the server's clock, since 1970.
     token_issued_at: Duration,
     secret_issued_at: Duration,
@@ -205,6 +207,7 @@ impl Registrar {
             secret: self.next("client-secret"),
             registration_access_token: self.next("registration-access-token"),
             is_deleted: false,
+            registered_at: self.now().saturating_sub(self.ahead),
             token_issued_at: self.now(),
             secret_issued_at: self.now(),
             previous_secret: None,

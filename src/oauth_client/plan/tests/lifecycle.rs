@@ -105,6 +105,15 @@ fn a_replacement_whose_answer_never_came_is_reported_and_made_again() {
 }
 
 #[test]
+fn a_lost_attempt_is_reported_though_the_status_has_not_heard_of_the_last_replacement() {
+    let mut observed = unmanaged();
+    change(&mut observed, |registration| registration.information.client_id = "second".into());
+    annotate(&mut observed, &Attempt { id: "b".into(), supersedes: Some("second".into()), ..attempt(None) });
+    assert_eq!(observed.client.status.as_ref().unwrap().client_id.as_deref(), Some("c"), "written last");
+    assert_eq!(observed.unreported_attempt().map(|attempt| attempt.id), Some("b".into()));
+}
+
+#[test]
 fn a_former_client_is_removed_when_its_time_is_up() {
     let mut observed = registered();
     change(&mut observed, |registration| {

@@ -1,0 +1,253 @@
+//! What the authorization servers have against what the cluster has. Every registration that a server still holds must be
+//! held by an OAuthClient, wait for its removal there, or have been reported; and what the cluster holds must work.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, api::ListParams};
+use serde_json::{Value, json};
+
+use super::fault_server::FaultServer;
+
+/// An attempt begins with its token request, so it is older than its registration: by what the slowest servers and the
+/// longest pause of the process make of it.
+const LONGEST_ATTEMPT: Duration = Duration::from_mins(2);
+
+/// Profile and client id.
+type Registration = (String, String);
+
+/// What became of the registrations.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub made: usize,
+    pub held: usize,
+    pub retiring: usize,
+    pub removed: usize,
+    /// Still on the server, and people have been told.
+    pub reported: usize,
+    /// What the cluster believes to hold, and does not.
+    pub lost: Vec<String>,
+    /// What a server holds, and nobody has been told of.
+    pub unreported: Vec<String>,
+}
+
+impl Tally {
+    /// Panics if anything is lost or unreported.
+    #[track_caller]
+    pub fn assert_complete(&self, when: &str) {
+        assert!(self.lost.is_empty() && self.unreported.is_empty(), "{when}:\n{self}");
+    }
+
+    /// The rows of a table.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let Self { made, held, retiring, removed, reported, lost, unreported } = self;
+        let row = |name: &str, count: usize| (name.to_owned(), count.to_string());
+        vec![
+            row("registrations made", *made),
+            row("held", *held),
+            row("retiring", *retiring),
+            row("removed", *removed),
+            row("reported", *reported),
+            row("lost", lost.len()),
+            row("unreported", unreported.len()),
+        ]
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", table(&self.rows()))?;
+        for line in &self.lost {
+            write!(f, "\nlost: {line}")?;
+        }
+        for line in &self.unreported {
+            write!(f, "\nunreported: {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of name and number, aligned.
+pub fn table(rows: &[(String, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    rows.iter().map(|(name, value)| format!("| {name:<width$} | {value:>7} |")).collect::<Vec<_>>().join("\n")
+}
+
+/// What the cluster says about one namespace.
+struct Cluster {
+    clients: Vec<Value>,
+    secrets: BTreeMap<String, BTreeMap<String, String>>,
+    events: Vec<Value>,
+    held: BTreeMap<Registration, Value>,
+    retiring: BTreeSet<Registration>,
+}
+
+/// Counts the registrations of a namespace, where each profile has a server of its own.
+pub async fn count(client: &Client, namespace: &str, servers: &[(&str, &FaultServer)]) -> Tally {
+    let cluster = Cluster::read(client, namespace).await;
+    let mut tally = Tally::default();
+    let told: BTreeSet<Registration> = cluster.orphans().into_iter().collect();
+    let retained = cluster.retained();
+    let mut attempts = cluster.possible_orphans();
+    for (profile, server) in servers {
+        let registered = server.registrar(|registrar| registrar.clients.clone());
+        tally.made += registered.len();
+        for (id, registered) in &registered {
+            let key = ((*profile).to_owned(), id.clone());
+            if registered.is_deleted {
+                tally.removed += 1;
+            } else if cluster.held.contains_key(&key) {
+                tally.held += 1;
+            } else if cluster.retiring.contains(&key) {
+                tally.retiring += 1;
+            } else if told.contains(&key) || retained.contains(id) {
+                tally.reported += 1;
+            } else {
+                // Nobody knows its id: an attempt of its OAuthClient that began at its time stands for it.
+                let name = registered.metadata.get("client_name").and_then(Value::as_str).unwrap_or_default();
+                let is_its = |(of, started): &(String, Duration)| {
+                    let age = registered.registered_at.checked_sub(*started);
+                    name.split(' ').next() == Some(of) && age.is_some_and(|age| age <= LONGEST_ATTEMPT)
+                };
+                // Of several, the one that began last: an earlier one may be another registration's.
+                let found = attempts.iter().enumerate().filter(|(_, attempt)| is_its(attempt));
+                match found.max_by_key(|(_, (_, started))| *started).map(|(index, _)| index) {
+                    Some(index) => {
+                        attempts.swap_remove(index);
+                        tally.reported += 1;
+                    }
+                    None => tally.unreported.push(format!("{id} of {profile}, registered as {name:?}")),
+                }
+            }
+        }
+    }
+    for object in &cluster.clients {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if let Err(why) = cluster.works(object, servers) {
+            tally.lost.push(format!("{name}: {why}; status: {}", object["status"]));
+        }
+    }
+    tally
+}
+
+/// Status and reason of a condition.
+fn verdict<'a>(object: &'a Value, type_: &str) -> (&'a str, &'a str) {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let found = conditions.into_iter().find(|condition| condition["type"] == type_);
+    let text = |name: &str| found.and_then(|condition| condition[name].as_str()).unwrap_or_default();
+    (text("status"), text("reason"))
+}
+
+impl Cluster {
+    async fn read(client: &Client, namespace: &str) -> Self {
+        let list = async |path: String| {
+            let request = http::Request::get(path).body(Vec::new()).expect("a request");
+            let list: Value = client.request(request).await.expect("a list");
+            list["items"].as_array().cloned().unwrap_or_default()
+        };
+        let clients = list(format!("/apis/dcr-operator.dev/v1alpha1/namespaces/{namespace}/oauthclients")).await;
+        let events = list(format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events")).await;
+        let secrets = Api::<Secret>::namespaced(client.clone(), namespace).list(&ListParams::default()).await;
+        let secrets: BTreeMap<String, BTreeMap<String, String>> = secrets
+            .expect("the Secrets")
+            .items
+            .into_iter()
+            .map(|secret| {
+                let data = secret.data.unwrap_or_default().into_iter();
+                let data = data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect();
+                (secret.metadata.name.unwrap_or_default(), data)
+            })
+            .collect();
+        let (mut held, mut retiring) = (BTreeMap::new(), BTreeSet::new());
+        for data in secrets.values() {
+            let json = |key: &str| serde_json::from_str::<Value>(data.get(key)?).ok();
+            let Some(information) = json("client-information.json") else { continue };
+            let profile = json("authorization-server.json").expect("a server")["profile"].clone();
+            let key = |information: &Value| {
+                let text = |value: &Value| value.as_str().expect("a text").to_owned();
+                (text(&profile), text(&information["client_id"]))
+            };
+            held.insert(key(&information), json!({"information": information, "history": json("history.json")}));
+            for former in json("retiring.json").iter().filter_map(Value::as_array).flatten() {
+                retiring.insert(key(&former["information"]));
+            }
+        }
+        Self { clients, secrets, events, held, retiring }
+    }
+
+    fn notes(&self, reason: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
+        let events = self.events.iter().filter(move |event| event["reason"] == reason);
+        events.map(|event| {
+            let words = event["note"].as_str().unwrap_or_default().split(' ').collect();
+            (event["regarding"]["name"].as_str().unwrap_or_default(), words)
+        })
+    }
+
+    /// `client X stays on the server of TokenProfile N/P: …`
+    fn orphans(&self) -> Vec<Registration> {
+        let parsed = self.notes("Orphaned").map(|(_, words)| {
+            let (_, profile) = words[8].trim_end_matches(':').split_once('/').expect("namespace and name");
+            (profile.to_owned(), words[1].to_owned())
+        });
+        parsed.collect()
+    }
+
+    /// `client X stays registered …`
+    fn retained(&self) -> BTreeSet<String> {
+        self.notes("Retained").map(|(_, words)| words[1].to_owned()).collect()
+    }
+
+    /// The OAuthClient's name, and when the attempt began. From the status, and, where that went with its object,
+    /// `registration attempt X of T has no answer: …`
+    fn possible_orphans(&self) -> Vec<(String, Duration)> {
+        let mut found: BTreeMap<String, (String, Timestamp)> = BTreeMap::new();
+        for (name, words) in self.notes("PossibleOrphan") {
+            found.insert(words[2].to_owned(), (name.to_owned(), words[4].parse().expect("a time")));
+        }
+        for object in &self.clients {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            for orphan in object["status"]["possibleOrphans"].as_array().into_iter().flatten() {
+                let text = |key: &str| orphan[key].as_str().expect("a text");
+                found.insert(text("attempt").to_owned(), (name.to_owned(), text("startedAt").parse().expect("a time")));
+            }
+        }
+        let since_1970 = |time: Timestamp| Duration::try_from(time.as_duration()).unwrap_or_default();
+        found.into_values().map(|(name, started)| (name, since_1970(started))).collect()
+    }
+
+    /// Whether the OAuthClient's Secret has credentials that its server accepts, or says that they are lost.
+    fn works(&self, object: &Value, servers: &[(&str, &FaultServer)]) -> Result<(), String> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let (status, reason) = verdict(object, "Registered");
+        if status == "False" && reason == "RegistrationLost" {
+            return Ok(());
+        }
+        if verdict(object, "Ready").0 != "True" {
+            return Err("it is not Ready".to_owned());
+        }
+        let profile = object["spec"]["profileRef"]["name"].as_str().unwrap_or_default();
+        let (_, server) = servers.iter().find(|(other, _)| *other == profile).ok_or("no such server")?;
+        let secret = self.secrets.get(object["spec"]["secret"]["name"].as_str().unwrap_or(name)).ok_or("no Secret")?;
+        let value = |key: &str| secret.get(key).cloned().ok_or(format!("no {key} in its Secret"));
+        let (id, password) = (value("client-id")?, value("client-secret")?);
+        if !server.registrar(|registrar| registrar.accepts(&id, &password)) {
+            return Err(format!("the server does not accept the credentials of client {id}"));
+        }
+        let held = self.held.get(&(profile.to_owned(), id.clone())).ok_or("its registration is not held")?;
+        let token = held["information"]["registration_access_token"].as_str();
+        let is_current = server.registrar(|registrar| {
+            token.is_none_or(|token| registrar.clients.get(&id).is_some_and(|c| c.registration_access_token == token))
+        });
+        // An announced call may have changed it; then everybody knows that it is in doubt.
+        if is_current || held["history"]["unconfirmedSince"].is_string() {
+            Ok(())
+        } else {
+            Err(format!("the registration access token of client {id} is no longer good, and nothing says so"))
+        }
+    }
+}
