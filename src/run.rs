@@ -287,7 +287,7 @@ async fn control(
         settings,
         client,
     });
-    context.metrics.observe(&context.clients, &context.profiles, &context.policies);
+    context.metrics.observe(&context.clients, &context.profiles, &context.policies, &context.circuits);
     let synced = async {
         context.clients.ready().await;
         context.profiles.ready().await;

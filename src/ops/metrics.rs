@@ -13,6 +13,7 @@ use super::objects::Objects;
 use crate::{
     api::{DcrPolicy, OAuthClient, TokenProfile},
     kubernetes::Cache,
+    token_profile::Circuits,
 };
 
 /// How a pass over an object ended.
@@ -204,8 +205,14 @@ impl Metrics {
     }
 
     /// What the watches have seen is counted from now on.
-    pub fn observe(&self, clients: &Cache<OAuthClient>, profiles: &Cache<TokenProfile>, policies: &Cache<DcrPolicy>) {
-        self.0.objects.observe(clients.clone(), profiles.clone(), policies.clone());
+    pub fn observe(
+        &self,
+        clients: &Cache<OAuthClient>,
+        profiles: &Cache<TokenProfile>,
+        policies: &Cache<DcrPolicy>,
+        circuits: &Circuits,
+    ) {
+        self.0.objects.observe(clients.clone(), profiles.clone(), policies.clone(), circuits.clone());
     }
 
     /// The page, in OpenMetrics text format.

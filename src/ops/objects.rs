@@ -18,6 +18,7 @@ use prometheus_client::{
 use crate::{
     api::{DcrPolicy, OAuthClient, TokenProfile, conditions},
     kubernetes::{Cache, condition},
+    token_profile::Circuits,
 };
 
 /// The conditions by which clients are counted.
@@ -34,6 +35,7 @@ struct Caches {
     clients: Cache<OAuthClient>,
     profiles: Cache<TokenProfile>,
     policies: Cache<DcrPolicy>,
+    circuits: Circuits,
 }
 
 impl fmt::Debug for Objects {
@@ -48,9 +50,10 @@ impl Objects {
         clients: Cache<OAuthClient>,
         profiles: Cache<TokenProfile>,
         policies: Cache<DcrPolicy>,
+        circuits: Circuits,
     ) {
         // Once per process: a second call would be about the same caches.
-        let _ = self.0.set(Caches { clients, profiles, policies });
+        let _ = self.0.set(Caches { clients, profiles, policies, circuits });
     }
 }
 
@@ -63,6 +66,7 @@ struct Client {
     verdicts: Vec<[String; 2]>,
     observed: bool,
     secret_expires: Option<i64>,
+    token_expires: Option<i64>,
     deleting_since: Option<i64>,
 }
 
@@ -77,6 +81,7 @@ impl Client {
             verdicts: CLIENT_CONDITIONS.iter().map(|type_| verdict(conditions, type_)).collect(),
             observed: is_observed(&client.metadata, status.and_then(|status| status.observed_generation)),
             secret_expires: status.and_then(|status| seconds(status.client_secret_expires_at.as_ref())),
+            token_expires: status.and_then(|status| seconds(status.registration_access_token_expires_at.as_ref())),
             deleting_since: seconds(client.metadata.deletion_timestamp.as_ref()),
         }
     }
@@ -87,17 +92,19 @@ impl Client {
 struct Profile {
     name: [String; 2],
     ready: bool,
+    circuit_open: bool,
     observed: bool,
     token_expires: Option<i64>,
 }
 
 impl Profile {
-    fn of(profile: &TokenProfile) -> Self {
+    fn of(profile: &TokenProfile, circuits: &Circuits) -> Self {
         let status = profile.status.as_ref();
         let ready = status.and_then(|status| condition(&status.conditions, conditions::READY));
         Self {
             name: [profile.namespace().unwrap_or_default(), profile.name_any()],
             ready: ready.is_some_and(|ready| ready.status == "True"),
+            circuit_open: profile.uid().is_some_and(|uid| circuits.is_open(&uid)),
             observed: is_observed(&profile.metadata, status.and_then(|status| status.observed_generation)),
             token_expires: status.and_then(|status| seconds(status.initial_access_token_expires_at.as_ref())),
         }
@@ -164,7 +171,7 @@ impl Collector for Objects {
         let (mut clients, mut profiles, mut policies) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(caches) = self.0.get() {
             clients = caches.clients.filter_map(|client| Some(Client::of(client)));
-            profiles = caches.profiles.filter_map(|profile| Some(Profile::of(profile)));
+            profiles = caches.profiles.filter_map(|profile| Some(Profile::of(profile, &caches.circuits)));
             policies = caches.policies.filter_map(|policy| {
                 let status = policy.status.as_ref();
                 let observed = is_observed(&policy.metadata, status.and_then(|status| status.observed_generation));
@@ -189,6 +196,16 @@ impl Collector for Objects {
             PROFILE,
         );
         let mut ready = Gauge::new("profile_ready", "1 if clients can be registered with the TokenProfile", PROFILE);
+        let mut circuit = Gauge::new(
+            "profile_circuit_open",
+            "1 if the server of the TokenProfile is down, and is not called for a while",
+            PROFILE,
+        );
+        let mut management_expiry = Gauge::time(
+            "registration_access_token_expiry_timestamp",
+            "When the first of the registration access tokens of a profile ends",
+            PROFILE,
+        );
         let mut token_expiry = Gauge::time(
             "initial_access_token_expiry_timestamp",
             "When the initial access token of a TokenProfile ends that was issued beforehand",
@@ -211,11 +228,13 @@ impl Collector for Objects {
                 by_condition.add([namespace.clone(), profile.clone(), (*type_).to_owned(), status, reason], 1);
             }
             secret_expiry.earliest([namespace.clone(), profile.clone()], client.secret_expires);
+            management_expiry.earliest([namespace.clone(), profile.clone()], client.token_expires);
             deletion.earliest([namespace, profile], client.deleting_since);
             backlog.add(["OAuthClient".to_owned()], i64::from(!client.observed));
         }
         for profile in profiles {
             ready.add(profile.name.clone(), i64::from(profile.ready));
+            circuit.add(profile.name.clone(), i64::from(profile.circuit_open));
             token_expiry.earliest(profile.name, profile.token_expires);
             backlog.add(["TokenProfile".to_owned()], i64::from(!profile.observed));
         }
@@ -231,6 +250,8 @@ impl Collector for Objects {
         secret_expiry.encode(&mut encoder)?;
         deletion.encode(&mut encoder)?;
         ready.encode(&mut encoder)?;
+        circuit.encode(&mut encoder)?;
+        management_expiry.encode(&mut encoder)?;
         token_expiry.encode(&mut encoder)?;
         judged.encode(&mut encoder)?;
         backlog.encode(&mut encoder)

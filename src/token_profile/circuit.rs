@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,8 +19,8 @@ const PROBE_CHECK: Duration = Duration::from_secs(2);
 const LONGEST_PROBE: Duration = Duration::from_mins(3);
 
 /// Circuits by the uid of the profile.
-#[derive(Debug, Default)]
-pub struct Circuits(Mutex<HashMap<String, Circuit>>);
+#[derive(Clone, Debug, Default)]
+pub struct Circuits(Arc<Mutex<HashMap<String, Circuit>>>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Circuit {
