@@ -5,7 +5,7 @@
 //! `STORM_DURATION` (such as `30m`) makes it longer, `STORM_SEED` repeats the choices of a run.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     time::{Duration, Instant},
@@ -57,6 +57,8 @@ struct Storm {
     /// One that works alone and comes back at once, and two that share a lease. Only one crew is at work at a time.
     replicas: Vec<Operator>,
     crew: Cell<Crew>,
+    /// The bad answers that were asked for, for those who look into a failure.
+    answers: RefCell<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Storm {
             replicas.push(replica);
         }
         replicas[0].restart().await;
-        Self { home, proxy, servers, replicas, crew: Cell::new(Crew::Alone) }
+        Self { home, proxy, servers, replicas, crew: Cell::new(Crew::Alone), answers: RefCell::default() }
     }
 
     fn servers(&self) -> Vec<(&str, &FaultServer)> {
@@ -354,6 +356,7 @@ impl Storm {
             _ => ("302", Answer::redirect(302, "/elsewhere")),
         };
         note(counts, format!("authorization server: {name}"));
+        self.answers.borrow_mut().push(format!("{} {name}: {method} {path}", jiff::Timestamp::now()));
         server.answer_once(method, &path, answer);
     }
 
@@ -436,6 +439,24 @@ impl Storm {
         unsettled.map(|client| format!("{}: {}", client["metadata"]["name"], client["status"])).collect()
     }
 
+    /// What is known of the clients that are lost or unreported.
+    fn tell_of(&self, tally: &ledger::Tally) {
+        for line in self.answers.borrow().iter() {
+            println!("asked for: {line}");
+        }
+        let clients = tally.lost.iter().chain(&tally.unreported).map(|line| {
+            let name = line.split(['"', ' ', ':']).find(|word| word.starts_with("c-")).unwrap_or(line);
+            format!("{}/{name}\"", self.home.name)
+        });
+        for client in clients {
+            for (number, replica) in self.replicas.iter().enumerate() {
+                for line in replica.log().lines().filter(|line| line.contains(&client)) {
+                    println!("replica {number}: {line}");
+                }
+            }
+        }
+    }
+
     /// All calls to the servers, and all writes to the API server but the lease's.
     fn noise(&self) -> usize {
         let calls: usize = self.servers.iter().map(|(_, server)| server.request_count()).sum();
@@ -501,5 +522,8 @@ async fn in_a_storm_nothing_is_lost_and_nothing_is_left_unreported() {
     }
     let misuses: BTreeSet<String> = storm.servers.iter().flat_map(|(_, server)| server.take_misuses()).collect();
     assert!(misuses.is_empty(), "STORM_SEED={seed}: {misuses:#?}");
+    if !(tally.lost.is_empty() && tally.unreported.is_empty()) {
+        storm.tell_of(&tally);
+    }
     tally.assert_complete(&format!("STORM_SEED={seed}"));
 }
