@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use reqwest::{Identity, Method, RequestBuilder, Response, redirect, retry};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -232,6 +234,12 @@ impl Answer {
             Ok(_) => Err(self.unreadable("is not a JSON object")),
             Err(_) => Err(self.unreadable("is not JSON")),
         }
+    }
+
+    /// Whether the body is HTML.
+    pub(super) fn is_page(&self) -> bool {
+        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        content_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/html"))
     }
 
     /// An error that says what is wrong with a successful answer.

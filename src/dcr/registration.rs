@@ -123,6 +123,8 @@ impl Server {
             .exchange(Method::DELETE, client_configuration_endpoint, authorization, Secrets::default(), |delete| delete)
             .await?;
         match answer.status {
+            // A page for people is what stands before a server that is away, whatever its status says.
+            200..=299 if answer.is_page() => Err(answer.unreadable("is a web page")),
             200..=299 => Ok(Deleted::Now),
             401 => Ok(Deleted::TokenRefused),
             404 | 410 => Ok(Deleted::AlreadyGone),

@@ -10,12 +10,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt};
 use secrecy::ExposeSecret;
+use serde_json::Map;
 
 use super::{
     adoption::{self, Adoption},
     attempt::{Attempt, SETTLED},
+    keys::ClientKeys,
     metadata,
-    registration::{self, Registration, RegistrationSecret, StoredSecret},
+    registration::{self, Registration, RegistrationSecret, Retiring, StoredSecret},
 };
 use crate::{
     api::{DcrPolicy, OAuthClient, ReplacementReason, ServerBehaviour, TokenProfile, annotations},
@@ -251,6 +253,41 @@ impl Observed {
                 .hash(&mut hasher);
         }
         hasher.finish()
+    }
+
+    /// The clients that a new one leaves behind on the server.
+    #[must_use]
+    pub fn left_behind(&self, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
+        let Some(client_id) = supersedes else { return Vec::new() };
+        let RegistrationSecret::Held { registration, .. } = &self.registration else {
+            // What was kept of them is gone; the status has their names.
+            let status = self.client.status.clone().unwrap_or_default();
+            let former = status.retiring.into_iter().map(|former| (former.client_id, former.registration_client_uri));
+            let own = (client_id.to_owned(), status.registration_client_uri);
+            let lost = |(client_id, registration_client_uri)| {
+                let information = ClientInformation {
+                    client_id,
+                    client_secret: None,
+                    client_id_issued_at: None,
+                    client_secret_expires_at: None,
+                    registration_access_token: None,
+                    registration_client_uri,
+                    metadata: Map::new(),
+                };
+                Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true }
+            };
+            return former.chain([own]).map(lost).collect();
+        };
+        let overlap = self.client.spec.replacement.as_ref().map(|replacement| replacement.overlap.into());
+        // What is lost can't be used; whether it is there at all is looked at right away.
+        let overlap = overlap.filter(|_| self.lost.is_none());
+        let delete_after = overlap.and_then(|overlap: Duration| now.checked_add(overlap).ok()).unwrap_or(now);
+        // The token of a call without an answer may be of no use: then a refusal of it says nothing.
+        let is_lost = self.lost.is_some() || registration.history.unconfirmed_since.is_some();
+        let (information, keys) = (registration.information.clone(), registration.keys.clone());
+        let mut retiring = registration.retiring.clone();
+        retiring.push(Retiring { information, keys, delete_after, is_lost });
+        retiring
     }
 
     /// The attempt whose outcome nobody knows, unless the status lists it already.

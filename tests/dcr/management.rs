@@ -126,6 +126,13 @@ async fn a_deletion_is_done_whatever_the_body_says() {
 }
 
 #[tokio::test]
+async fn a_page_for_people_is_no_word_of_the_server_that_a_client_is_deleted() {
+    let error = delete(Answer::new(200, "text/html; charset=utf-8", "<html>back soon</html>")).await.unwrap_err();
+    assert_eq!(verdict(&error), ("ServerUnavailable", Retry::Backoff, Outcome::Unknown), "{error}");
+    assert!(error.to_string().ends_with("answered 200, but the answer is a web page"), "{error}");
+}
+
+#[tokio::test]
 async fn a_client_that_is_gone_needs_no_deletion() {
     for (status, deleted) in [(401, Deleted::TokenRefused), (404, Deleted::AlreadyGone), (410, Deleted::AlreadyGone)] {
         assert_eq!(delete(Answer::empty(status)).await, Ok(deleted), "{status}");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     fixtures::*,
     support::{
-        fault_server::{Answer, FaultServer, Registrar},
+        fault_server::{Answer, FaultServer, Registrar, RegistrarOptions},
         ledger,
         operator::Operator,
         process::{Folder, wait_until},
@@ -42,6 +42,8 @@ struct Lane {
     server: Value,
     /// Of the client's `spec`.
     client: Value,
+    /// A policy of the namespace; null: there is none.
+    policy: Value,
     parts: &'static [Part],
 }
 
@@ -56,6 +58,7 @@ fn lanes() -> Vec<Lane> {
             server: rotating.clone(),
             client: json!({"replacement": {"when": ["RegistrationLost"], "overlap": "0s"},
                 "rolloutRestartTargets": [{"kind": "Deployment", "name": "absent"}]}),
+            policy: Value::Null,
             parts: &[Create, Change, Rotate, Delete],
         },
         Lane {
@@ -63,6 +66,7 @@ fn lanes() -> Vec<Lane> {
             registrar: Registrar::strict,
             server: rotating,
             client: json!({}),
+            policy: Value::Null,
             parts: &[Create, Change, Delete],
         },
         Lane {
@@ -70,6 +74,7 @@ fn lanes() -> Vec<Lane> {
             registrar: Registrar::default,
             server: json!({}),
             client: json!({"replacement": replaced}),
+            policy: Value::Null,
             parts: &[CreateAfterALostAnswer, Rotate, Delete],
         },
         Lane {
@@ -77,6 +82,7 @@ fn lanes() -> Vec<Lane> {
             registrar: Registrar::without_management,
             server: json!({}),
             client: json!({"replacement": replaced}),
+            policy: Value::Null,
             parts: &[Create, Change, Delete],
         },
         Lane {
@@ -84,7 +90,18 @@ fn lanes() -> Vec<Lane> {
             registrar: Registrar::default,
             server: json!({}),
             client: json!({"deletionPolicy": "Retain"}),
+            policy: Value::Null,
             parts: &[Adopt, NameTheSecret, TypeTheSecret, Delete],
+        },
+        Lane {
+            name: "generous",
+            registrar: || {
+                Registrar::new(RegistrarOptions { adds_scope: Some("admin".into()), ..RegistrarOptions::default() })
+            },
+            server: json!({}),
+            client: json!({}),
+            policy: json!({"allowedScopes": ["openid", "email"]}),
+            parts: &[Create, Delete],
         },
     ]
 }
@@ -111,6 +128,10 @@ impl Walk {
         let mut profile = profile_with_endpoints(&server);
         profile["spec"]["server"] = lane.server.clone();
         home.apply(&profile).await;
+        if !lane.policy.is_null() {
+            home.apply(&policy("web", &lane.policy)).await;
+            home.until_condition(POLICIES, "web", ["Ready", "True", "Ready"]).await;
+        }
         home.until_profile_ready().await;
         Self { lane, home, server, operator, folder, lives: 0, deaths: 0 }
     }
@@ -222,7 +243,8 @@ impl Walk {
         let asked = &client["metadata"]["annotations"]["dcr-operator.dev/rotate-requested-at"];
         let is_handled = *asked == client["status"]["lastHandledRotateAt"];
         let is_quiet = condition(&client, "Reconciling").is_null();
-        let is_lost = verdict(&client, "Registered") == "False RegistrationLost";
+        let is_lost =
+            ["False RegistrationLost", "False PolicyDenied"].contains(&verdict(&client, "Registered").as_str());
         let is_ready = verdict(&client, "Ready") == "True Ready" && is_handled;
         if part != Part::Delete && is_current && is_quiet && (is_ready || is_lost) {
             return Ok(());

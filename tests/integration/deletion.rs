@@ -158,3 +158,18 @@ async fn a_lost_answer_to_a_deletion_is_asked_for_again() {
     assert_eq!(server.requests_to("DELETE", &path).len(), 2);
     assert_eq!(server.registrar(|registrar| registrar.client_count()), 0);
 }
+
+#[tokio::test]
+async fn a_server_that_refuses_to_delete_a_client_has_it_whatever_it_says_to_the_token_before() {
+    let home = Home::new("refusing").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    // An update changes the token; the one before it is kept until the new one has worked.
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    home.until_ready("shop").await;
+    server.answer_once("DELETE", &format!("/reg/{client_id}"), Answer::empty(405));
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    assert_says(&home.until_event("Orphaned").await, &[&client_id]);
+}

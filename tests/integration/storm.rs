@@ -5,7 +5,9 @@
 //! `STORM_DURATION` (such as `30m`) makes it longer, `STORM_SEED` repeats the choices of a run.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -25,7 +27,7 @@ use crate::{
     },
 };
 
-const USUAL_DURATION: Duration = Duration::from_mins(1);
+const USUAL_DURATION: Duration = Duration::from_secs(75);
 /// How long the operator may take to be done once the faults have stopped.
 const LONGEST_RECOVERY: Duration = Duration::from_mins(1);
 /// So long nobody may write or call anything after that.
@@ -52,7 +54,34 @@ struct Storm {
     home: Home,
     proxy: FaultProxy,
     servers: Vec<(&'static str, FaultServer)>,
+    /// One that works alone and comes back at once, and two that share a lease. Only one crew is at work at a time.
     replicas: Vec<Operator>,
+    crew: Cell<Crew>,
+    /// The bad answers that were asked for, for those who look into a failure.
+    answers: RefCell<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crew {
+    Alone,
+    Pair,
+}
+
+impl Crew {
+    /// Of the replicas.
+    fn members(self) -> Range<usize> {
+        match self {
+            Self::Alone => 0..1,
+            Self::Pair => 1..3,
+        }
+    }
+
+    fn next(self) -> (Self, Duration) {
+        match self {
+            Self::Alone => (Self::Pair, Duration::from_secs(25)),
+            Self::Pair => (Self::Alone, Duration::from_secs(20)),
+        }
+    }
 }
 
 impl Storm {
@@ -84,12 +113,15 @@ impl Storm {
             servers.push((name, server));
         }
         let mut replicas = Vec::new();
-        for _ in 0..2 {
-            let args = ["--allow-insecure-http=true".to_owned()].to_vec();
+        for election in ["--leader-elect=false", "--leader-elect=true", "--leader-elect=true"] {
+            let args = ["--allow-insecure-http=true", election].map(str::to_owned).to_vec();
             let options = OperatorOptions { args, watch: vec![home.name.clone()], ..OperatorOptions::default() };
-            replicas.push(Operator::start_with_kubeconfig(proxy.kubeconfig(&account), options).await);
+            let replica = Operator::start_with_kubeconfig(proxy.kubeconfig(&account), options).await;
+            replica.kill();
+            replicas.push(replica);
         }
-        Self { home, proxy, servers, replicas }
+        replicas[0].restart().await;
+        Self { home, proxy, servers, replicas, crew: Cell::new(Crew::Alone), answers: RefCell::default() }
     }
 
     fn servers(&self) -> Vec<(&str, &FaultServer)> {
@@ -177,6 +209,7 @@ impl Storm {
         let mut counts = Counts::new();
         let mut undo: Vec<(Instant, Undo)> = Vec::new();
         let mut next = Instant::now();
+        let mut change = Instant::now() + Duration::from_secs(20);
         while Instant::now() < until {
             let now = Instant::now();
             let (due, rest): (Vec<_>, Vec<_>) = undo.into_iter().partition(|(at, _)| *at <= now);
@@ -184,7 +217,19 @@ impl Storm {
             for (_, undo) in due {
                 self.undo(undo);
             }
-            for replica in &self.replicas {
+            if change <= now {
+                let (crew, time) = self.crew.get().next();
+                for replica in &self.replicas {
+                    replica.kill();
+                }
+                self.crew.set(crew);
+                change = now + time;
+                note(&mut counts, format!("crew changed to {crew:?}"));
+                for replica in self.crew() {
+                    replica.process().respawn();
+                }
+            }
+            for replica in self.crew() {
                 // As the kubelet does.
                 if let Some(status) = replica.process().exited() {
                     note(&mut counts, format!("operator ended: {status}"));
@@ -205,6 +250,10 @@ impl Storm {
         counts
     }
 
+    fn crew(&self) -> &[Operator] {
+        &self.replicas[self.crew.get().members()]
+    }
+
     fn undo(&self, undo: Undo) {
         match undo {
             Undo::Continue(replica) => self.replicas[replica].process().cont(),
@@ -216,10 +265,12 @@ impl Storm {
     }
 
     async fn fault(&self, rng: &mut Rng, counts: &mut Counts) -> Option<(Duration, Undo)> {
-        let replica = rng.usize(..self.replicas.len());
+        let replica = rng.usize(self.crew.get().members());
         let process = self.replicas[replica].process();
         let seconds = |rng: &mut Rng, most: u64| Duration::from_millis(rng.u64(500..most * 1000));
         match rng.u8(..100) {
+            // The other one of a pair has to wait for the lease.
+            8..22 if self.crew.get() == Crew::Pair => {}
             0..22 => {
                 note(counts, "operator killed (SIGKILL)");
                 process.kill();
@@ -305,6 +356,7 @@ impl Storm {
             _ => ("302", Answer::redirect(302, "/elsewhere")),
         };
         note(counts, format!("authorization server: {name}"));
+        self.answers.borrow_mut().push(format!("{} {name}: {method} {path}", jiff::Timestamp::now()));
         server.answer_once(method, &path, answer);
     }
 
@@ -360,7 +412,7 @@ impl Storm {
             server.set_down(false);
             server.clear_answers();
         }
-        for replica in &self.replicas {
+        for replica in self.crew() {
             replica.process().cont();
             if replica.process().exited().is_some() {
                 replica.process().respawn();
@@ -385,6 +437,24 @@ impl Storm {
             goes || !is_current || !is_quiet || !(is_ready || is_lost)
         });
         unsettled.map(|client| format!("{}: {}", client["metadata"]["name"], client["status"])).collect()
+    }
+
+    /// What is known of the clients that are lost or unreported.
+    fn tell_of(&self, tally: &ledger::Tally) {
+        for line in self.answers.borrow().iter() {
+            println!("asked for: {line}");
+        }
+        let clients = tally.lost.iter().chain(&tally.unreported).map(|line| {
+            let name = line.split(['"', ' ', ':']).find(|word| word.starts_with("c-")).unwrap_or(line);
+            format!("{}/{name}\"", self.home.name)
+        });
+        for client in clients {
+            for (number, replica) in self.replicas.iter().enumerate() {
+                for line in replica.log().lines().filter(|line| line.contains(&client)) {
+                    println!("replica {number}: {line}");
+                }
+            }
+        }
     }
 
     /// All calls to the servers, and all writes to the API server but the lease's.
@@ -452,5 +522,8 @@ async fn in_a_storm_nothing_is_lost_and_nothing_is_left_unreported() {
     }
     let misuses: BTreeSet<String> = storm.servers.iter().flat_map(|(_, server)| server.take_misuses()).collect();
     assert!(misuses.is_empty(), "STORM_SEED={seed}: {misuses:#?}");
+    if !(tally.lost.is_empty() && tally.unreported.is_empty()) {
+        storm.tell_of(&tally);
+    }
     tally.assert_complete(&format!("STORM_SEED={seed}"));
 }

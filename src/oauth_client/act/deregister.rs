@@ -95,6 +95,8 @@ pub async fn remove(
         let token = manage::token_for(context, profile, &server, client, previous_token, access).await?;
         let Some(token) = token else { continue };
         match timed(context, "delete", server.delete(&endpoint, &token)).await {
+            // Whoever refuses to delete it knows that it is there.
+            Ok(Deleted::TokenRefused) if matches!(refused, Refused::Deletion(_)) => {}
             Ok(Deleted::TokenRefused) => refused = Refused::Token,
             Ok(deleted) => {
                 told(context, observed, client_id, deleted).await;

@@ -17,7 +17,7 @@ use crate::{
         keys::{ClientKey, ClientKeys},
         metadata::Document,
         observe::{Change, Observed},
-        registration::{History, Origin, Registration, RegistrationSecret, Retiring, StoredSecret, access},
+        registration::{History, Origin, Registration, RegistrationSecret, StoredSecret, access},
     },
     token_profile::Credential,
 };
@@ -75,7 +75,7 @@ pub async fn register(
         },
         previous_token: None,
         keys,
-        retiring: former_clients(observed, attempt.supersedes.as_deref(), now),
+        retiring: observed.left_behind(attempt.supersedes.as_deref(), now),
     };
     let precondition = match &observed.registration {
         RegistrationSecret::Held { secret, .. } => {
@@ -102,44 +102,6 @@ pub async fn register(
             store::write_attempt(context, &client, &Attempt { ended: Some(ended), ..attempt }).await?;
             Err(Error::NotStored { client_id, fate, source })
         }
-    }
-}
-
-/// The clients that the new one leaves behind.
-fn former_clients(observed: &Observed, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
-    let overlap = observed.client.spec.replacement.as_ref().map(|replacement| replacement.overlap.into());
-    let is_unconfirmed = match &observed.registration {
-        RegistrationSecret::Held { registration, .. } => registration.history.unconfirmed_since.is_some(),
-        _ => false,
-    };
-    // Its token may be of no use: then a refusal of it says nothing.
-    let is_lost = observed.lost.is_some() || is_unconfirmed;
-    // What is lost can't be used; whether it is there at all is looked at right away.
-    let delete_after = overlap
-        .filter(|_| observed.lost.is_none())
-        .and_then(|overlap: std::time::Duration| now.checked_add(overlap).ok());
-    let delete_after = delete_after.unwrap_or(now);
-    match (&observed.registration, supersedes) {
-        (RegistrationSecret::Held { registration, .. }, Some(_)) => {
-            let mut retiring = registration.retiring.clone();
-            let (information, keys) = (registration.information.clone(), registration.keys.clone());
-            retiring.push(Retiring { information, keys, delete_after, is_lost });
-            retiring
-        }
-        (_, Some(client_id)) => {
-            let status = observed.client.status.as_ref();
-            let information = ClientInformation {
-                client_id: client_id.to_owned(),
-                client_secret: None,
-                client_id_issued_at: None,
-                client_secret_expires_at: None,
-                registration_access_token: None,
-                registration_client_uri: status.and_then(|status| status.registration_client_uri.clone()),
-                metadata: Map::new(),
-            };
-            vec![Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true }]
-        }
-        (_, None) => Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     },
 };
 
+mod histories;
 mod lifecycle;
 
 const NOW: i64 = 1_000_000;
