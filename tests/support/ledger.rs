@@ -220,11 +220,12 @@ impl Cluster {
         found.into_values().map(|(name, started)| (name, since_1970(started))).collect()
     }
 
-    /// Whether the OAuthClient's Secret has credentials that its server accepts, or says that they are lost.
+    /// Whether the OAuthClient's Secret has credentials that its server accepts, or says that they are lost, or that what the
+    /// server has registered may not be had.
     fn works(&self, object: &Value, servers: &[(&str, &FaultServer)]) -> Result<(), String> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let (status, reason) = verdict(object, "Registered");
-        if status == "False" && reason == "RegistrationLost" {
+        if status == "False" && ["RegistrationLost", "PolicyDenied"].contains(&reason) {
             return Ok(());
         }
         if verdict(object, "Ready").0 != "True" {

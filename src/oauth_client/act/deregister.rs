@@ -43,6 +43,8 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
     let client = store::write_attempt(context, &observed.client, &Attempt { ended: Some(ended), ..attempt }).await?;
     tracing::warn!(client_id = registration.information.client_id, "withdrawn before it was published: {why}");
 
+    // An update that was to narrow it down may have changed its token.
+    let is_lost = observed.lost.is_some() || registration.history.unconfirmed_since.is_some();
     let mut retiring = registration.retiring.clone();
     let superseded = Attempt::last(&client).and_then(|attempt| attempt.supersedes);
     let former = retiring.iter().position(|former| Some(&former.information.client_id) == superseded.as_ref());
@@ -52,13 +54,18 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
             information,
             keys: registration.keys.clone(),
             delete_after: Timestamp::now(),
-            is_lost: false,
+            is_lost,
         });
         let restored = Registration {
             attempt: String::new(),
             information: former.information,
             request: None,
-            history: History { origin: Origin::Registered, is_narrowed: false, ..registration.history.clone() },
+            history: History {
+                origin: Origin::Registered,
+                is_narrowed: false,
+                unconfirmed_since: former.is_lost.then(Timestamp::now),
+                ..registration.history.clone()
+            },
             previous_token: None,
             keys: former.keys,
             retiring,
@@ -67,7 +74,7 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
         let secret = store::keep_held(context, observed, secret, &restored).await?;
         return Ok(Change::Withdrawn { client: Box::new(client), restored: Some((secret, Box::new(restored))) });
     }
-    remove(context, observed, &registration.information, registration.previous_token.as_ref(), false).await?;
+    remove(context, observed, &registration.information, registration.previous_token.as_ref(), is_lost).await?;
     kubernetes::remove_secret(&context.client, &secret.0).await?;
     Ok(Change::Withdrawn { client: Box::new(client), restored: None })
 }
