@@ -42,6 +42,11 @@ bench: ## The figures of docs/performance.md, measured
 	cargo build --locked --release --bin dcr-operator --example bench
 	$(CONTROL_PLANE) DCR_OPERATOR_BINARY=target/release/dcr-operator target/release/examples/bench
 
+.PHONY: soak
+soak: ## Many random histories, and a storm of faults for DURATION (30m): the figures of docs/reliability.md
+	PROPTEST_CASES=100000 cargo test --locked --lib histories
+	$(CONTROL_PLANE) STORM_DURATION="$(or $(DURATION),30m)" cargo test --locked --test integration storm:: -- --nocapture
+
 .PHONY: crds
 crds: ## Write crds/ anew from the types
 	UPDATE_CRDS=1 cargo test --locked --lib crds_are_committed

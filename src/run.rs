@@ -105,6 +105,7 @@ async fn lead(
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, ?namespaces, "starting");
     health.started();
     let released = CancellationToken::new();
+    let mut term = lease::Term::without_end();
     let lease: Option<JoinHandle<()>> = match lease_namespace {
         None => None,
         Some(namespace) => {
@@ -121,6 +122,7 @@ async fn lead(
             if !elector.acquire(&stop).await {
                 return ExitCode::SUCCESS;
             }
+            term = elector.term();
             let released = released.clone();
             Some(tokio::spawn(async move { elector.hold(&released).await }))
         }
@@ -130,7 +132,7 @@ async fn lead(
 
     // Fires on a signal and on a lost lease alike: the controllers finish what is in flight.
     let drain = stop.child_token();
-    let mut work = tokio::spawn(control(client, settings, namespaces, metrics, health.clone(), drain.clone()));
+    let mut work = tokio::spawn(control(client, settings, namespaces, metrics, health.clone(), term, drain.clone()));
     let lost = async {
         match lease {
             Some(lease) => lease.await.unwrap_or_default(),
@@ -173,6 +175,7 @@ async fn control(
     namespaces: Vec<String>,
     metrics: Metrics,
     health: Health,
+    term: lease::Term,
     stop: CancellationToken,
 ) {
     // Each once: two controllers must never look at the same object.
@@ -199,6 +202,7 @@ async fn control(
         written: Written::default(),
         compared: Compared::new(jiff::Timestamp::now()),
         circuits: Circuits::default(),
+        term,
         stop: stop.clone(),
         settings,
         client,

@@ -141,7 +141,7 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let mut planned = plan(&observed, Timestamp::now());
     for _ in 0..MOST_STEPS {
         let Some(step) = planned.step.clone() else { break };
-        if context.stop.is_cancelled() && step.calls_the_server() {
+        if context.term.is_over() || context.stop.is_cancelled() && step.calls_the_server() {
             // The next leader will do it.
             return Ok(Action::await_change());
         }
@@ -201,7 +201,8 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let failure = failed.as_ref().map(|(step, error)| Failure::new(step, error));
     let status = status(&observed, &planned, failure.as_ref(), now);
     report(context, &planned, failure.as_ref(), &status);
-    if observed.client.status.as_ref() != Some(&status) {
+    // The next leader knows better.
+    if observed.client.status.as_ref() != Some(&status) && !context.term.is_over() {
         crash_point::reached("status", "is written next");
         act::write_status(context, &observed, &status).await?;
         crash_point::reached("status", "is written");
