@@ -256,3 +256,18 @@ async fn a_leader_that_wakes_up_after_its_successor_has_gone_on_does_no_harm() {
     assert_eq!(server.registrar(|registrar| registrar.clients.len()), 1);
     ledger::count(&home.client, &home.name, &[(PROFILE, &server)]).await.assert_complete("with the successor");
 }
+
+#[tokio::test]
+async fn a_refusal_that_comes_late_does_not_hide_the_attempt_of_a_successor() {
+    let home = Home::new("hidden").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let refusal = Answer::json(400, &json!({"error": "invalid_redirect_uri"}));
+    server.answer_once("POST", "/reg", refusal.after(Duration::from_secs(2)));
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    let uid = home.get(CLIENTS, "shop").await.unwrap()["metadata"]["uid"].clone();
+    let successors = json!({"id": "successors", "startedAt": "2026-01-01T00:00:00Z", "uid": uid});
+    home.annotate("shop", "dcr-operator.dev/registration-attempt", &successors.to_string()).await;
+    assert_says(&home.until_event("PossibleOrphan").await, &["successors"]);
+}
