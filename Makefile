@@ -55,6 +55,11 @@ image: ## The image, FROM scratch with a static binary, as an archive in dist/; 
 release: ## All that a release consists of, in dist/: image, binary, chart, manifests, SBOM, checksums
 	@deploy/release.sh
 
+.PHONY: soak
+soak: ## Many random histories, and a storm of faults for DURATION (30m): the figures of docs/reliability.md
+	PROPTEST_CASES=100000 cargo test --locked --lib histories
+	$(CONTROL_PLANE) STORM_DURATION="$(or $(DURATION),30m)" cargo test --locked --test integration storm:: -- --nocapture
+
 .PHONY: crds
 crds: ## Write crds/ and the admission policy anew from the code
 	UPDATE_CRDS=1 cargo test --locked --lib _committed

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{DcrPolicy, OAuthClient, TokenProfile},
     dcr_policy::Counts,
-    kubernetes::{Backoff, Cache, Events, Written},
+    kubernetes::{Backoff, Cache, Events, Written, lease},
     oauth_client::Compared,
     ops::Metrics,
     policy::{Older, Seniority},
@@ -53,6 +53,8 @@ pub struct Context {
     pub compared: Compared,
     /// Which servers are down.
     pub circuits: Circuits,
+    /// How long this process leads for sure.
+    pub term: lease::Term,
     /// Fires when the process has been asked to stop.
     pub stop: CancellationToken,
 }

@@ -121,6 +121,7 @@ async fn lead(
     }
     health.started();
     let released = CancellationToken::new();
+    let mut term = lease::Term::without_end();
     let lease: Option<JoinHandle<()>> = match lease_namespace {
         None => None,
         Some(namespace) => {
@@ -141,6 +142,7 @@ async fn lead(
                 return ExitCode::SUCCESS;
             }
             health.obstacle(None);
+            term = elector.term();
             let released = released.clone();
             Some(tokio::spawn(async move { elector.hold(&released).await }))
         }
@@ -152,7 +154,7 @@ async fn lead(
 
     // Fires on a signal and on a lost lease alike: the controllers finish what is in flight.
     let drain = stop.child_token();
-    let mut work = tokio::spawn(control(client, settings, namespaces, metrics, health.clone(), drain.clone()));
+    let mut work = tokio::spawn(control(client, settings, namespaces, metrics, health.clone(), term, drain.clone()));
     let lost = async {
         match lease {
             Some(lease) => lease.await.unwrap_or_default(),
@@ -252,6 +254,7 @@ async fn control(
     namespaces: Vec<String>,
     metrics: Metrics,
     health: Health,
+    term: lease::Term,
     stop: CancellationToken,
 ) {
     // Each once: two controllers must never look at the same object.
@@ -283,6 +286,7 @@ async fn control(
         written: Written::default(),
         compared: Compared::new(jiff::Timestamp::now()),
         circuits: Circuits::default(),
+        term,
         stop: stop.clone(),
         settings,
         client,

@@ -4,7 +4,10 @@
 //! our own clock since we last saw the record change, never by comparing clocks; and a leader that can't renew before
 //! its deadline stops.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -35,17 +38,49 @@ struct Seen {
     at: Instant,
 }
 
+/// How long we lead for sure. A process that was paused finds out here before anybody else tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Term(Option<Arc<Mutex<Instant>>>);
+
+impl Term {
+    /// Without an election there is nobody else.
+    #[must_use]
+    pub fn without_end() -> Self {
+        Self(None)
+    }
+
+    /// Whether another replica may be leading already.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let end = self.0.as_ref().map(|end| *end.lock().unwrap_or_else(PoisonError::into_inner));
+        end.is_some_and(|end| end <= Instant::now())
+    }
+
+    fn renew(&self, end: Instant) {
+        if let Some(known) = &self.0 {
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        }
+    }
+}
+
 /// One candidate for the Lease.
 pub struct Elector {
     api: Api<Lease>,
     params: Params,
     seen: Option<Seen>,
+    term: Term,
 }
 
 impl Elector {
     #[must_use]
     pub fn new(api: Api<Lease>, params: Params) -> Self {
-        Self { api, params, seen: None }
+        Self { api, params, seen: None, term: Term(Some(Arc::new(Mutex::new(Instant::now())))) }
+    }
+
+    /// The term, as it is renewed.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term.clone()
     }
 
     /// Resolves with `true` once we lead, or with `false` if `stop` fires first. `standing` hears after each try what
@@ -96,13 +131,14 @@ impl Elector {
 
     async fn acquire_or_renew(&mut self) -> kube::Result<bool> {
         let now = MicroTime(Timestamp::now());
+        let end = Instant::now() + self.params.renew_deadline;
         let Some(mut lease) = self.api.get_opt(&self.params.name).await? else {
             let lease = Lease {
                 metadata: ObjectMeta { name: Some(self.params.name.clone()), ..ObjectMeta::default() },
                 spec: Some(self.claim(LeaseSpec::default(), now)),
             };
             let created = self.api.create(&PostParams::default(), &lease).await;
-            return self.commit(created);
+            return self.commit(created, end);
         };
 
         let spec = lease.spec.take().unwrap_or_default();
@@ -118,7 +154,7 @@ impl Elector {
         lease.spec = Some(self.claim(spec, now));
         // PUT with the resourceVersion that was read: a concurrent writer turns this into a 409.
         let replaced = self.api.replace(&self.params.name, &PostParams::default(), &lease).await;
-        self.commit(replaced)
+        self.commit(replaced, end)
     }
 
     /// Who held the lease when we last read it.
@@ -138,9 +174,10 @@ impl Elector {
         }
     }
 
-    fn commit(&mut self, written: kube::Result<Lease>) -> kube::Result<bool> {
+    fn commit(&mut self, written: kube::Result<Lease>, end: Instant) -> kube::Result<bool> {
         match written {
             Ok(lease) => {
+                self.term.renew(end);
                 self.seen = Some(Seen { spec: lease.spec.unwrap_or_default(), at: Instant::now() });
                 Ok(true)
             }
@@ -294,8 +331,11 @@ mod tests {
         let (mut first, mut second) = (candidate(&client, "a"), candidate(&client, "b"));
         assert!(first.acquire_or_renew().await.unwrap());
         assert!(!second.acquire_or_renew().await.unwrap());
+        let term = first.term();
+        assert!(!term.is_over());
         sleep(Duration::from_secs(16)).await;
         assert!(second.acquire_or_renew().await.unwrap());
+        assert!(term.is_over() && !second.term().is_over(), "it knows by itself");
         timeout(Duration::from_secs(5), first.hold(&CancellationToken::new())).await.expect("it gives up");
     }
 }

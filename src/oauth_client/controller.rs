@@ -35,6 +35,9 @@ const MOST_STEPS: usize = 16;
 /// After somebody else's write came in between, or the object went.
 const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 
+/// Another replica may be leading: it does what is left. If the lease comes back after all, this one does.
+const AFTER_TERM: Duration = Duration::from_secs(5);
+
 /// What happened to the objects around the clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
@@ -144,6 +147,9 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let mut planned = plan(&observed, Timestamp::now());
     for _ in 0..MOST_STEPS {
         let Some(step) = planned.step.clone() else { break };
+        if context.term.is_over() {
+            return Ok(Action::requeue(AFTER_TERM));
+        }
         if context.stop.is_cancelled() && step.calls_the_server() {
             // The next leader will do it.
             return Ok(Action::await_change());
@@ -204,6 +210,9 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let failure = failed.as_ref().map(|(step, error)| Failure::new(step, error));
     let status = status(&observed, &planned, failure.as_ref(), now);
     report(context, &planned, failure.as_ref(), &status);
+    if context.term.is_over() {
+        return Ok(Action::requeue(AFTER_TERM));
+    }
     if observed.client.status.as_ref() != Some(&status) {
         crash_point::reached("status", "is written next");
         act::write_status(context, &observed, &status).await?;

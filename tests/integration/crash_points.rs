@@ -319,7 +319,7 @@ async fn a_death_at_any_point_of_any_step_loses_nothing_and_hides_nothing() {
         ..sum
     });
     rows.extend(sum.rows());
-    println!("{}", ledger::table(&rows));
+    ledger::show("A death at every point of every step", &rows);
 }
 
 #[tokio::test]

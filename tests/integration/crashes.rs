@@ -7,7 +7,10 @@ use serde_json::json;
 use crate::{
     fixtures::*,
     support::{
+        fault_proxy::{Fault, FaultProxy, Rule},
         fault_server::{Answer, FaultServer, Registrar},
+        ledger,
+        operator::{Operator, OperatorOptions},
         process::wait_until,
     },
 };
@@ -190,4 +193,81 @@ async fn an_answer_that_comes_late_does_not_write_over_a_newer_one() {
     wait_until("it is updated again", WAIT, async || server.requests_to("PUT", &path).len() == 2).await;
     assert_eq!(server.requests_to("PUT", &path)[1].bearer(), Some("newer"));
     home.until_ready("shop").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_still_waits_when_the_operator_must_stop_is_given_back() {
+    let home = Home::without_operator("giveback").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let account = home.plane.service_account_kubeconfig(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT).await;
+    let proxy = FaultProxy::start(&account);
+    let args = ["--leader-elect=false", "--allow-insecure-http=true"].map(str::to_owned).to_vec();
+    let options = OperatorOptions { args, watch: vec![home.name.clone()], ..OperatorOptions::default() };
+    let operator = Operator::start_with_kubeconfig(proxy.kubeconfig(&account), options).await;
+    home.profile(&server.url("")).await;
+    proxy.add(Rule::new(Fault::Refuse(500)).writes().resource("secrets"));
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the answer waits in memory", WAIT, async || operator.log().contains("kept in memory")).await;
+    let status = operator.terminate().await;
+    assert!(status.success(), "{status}\n{}", operator.process().tail());
+    assert_eq!(server.registrar(|registrar| (registrar.clients.len(), registrar.client_count())), (1, 0));
+
+    proxy.clear();
+    operator.restart().await;
+    home.until_ready("shop").await;
+    assert!(home.events("PossibleOrphan").await.is_empty(), "it is known what became of it");
+    let tally = ledger::count(&home.client, &home.name, &[(PROFILE, &server)]).await;
+    tally.assert_complete("after the restart");
+    assert_eq!((tally.held, tally.removed), (1, 1));
+}
+
+#[tokio::test]
+async fn a_leader_that_wakes_up_after_its_successor_has_gone_on_does_no_harm() {
+    let home = Home::with_a_plane_of_its_own("paused").await;
+    let server = FaultServer::start_registrar(Registrar::strict()).await;
+    let account = home.plane.service_account_kubeconfig(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT).await;
+    let start = async || {
+        let args = vec!["--allow-insecure-http=true".to_owned()];
+        let options = OperatorOptions { args, watch: vec![home.name.clone()], ..OperatorOptions::default() };
+        Operator::start_with_kubeconfig(account.clone(), options).await
+    };
+    let leader = start().await;
+    home.apply(&registrar_secret("server-secret")).await;
+    let mut profile = profile_with_endpoints(&server);
+    profile["spec"]["server"] = json!({"readRotatesCredentials": true});
+    home.apply(&profile).await;
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    let successor = start().await;
+    // The leader has an update under way when it is paused: the server has carried it out, and the answer waits for it.
+    let path = format!("/reg/{client_id}");
+    server.answer_once("PUT", &path, Answer::empty(503).after(Duration::from_secs(3)));
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    wait_until("the update is under way", WAIT, async || server.requests_to("PUT", &path).len() == 1).await;
+    leader.process().stop();
+    wait_until("the successor leads", Duration::from_mins(1), async || successor.log().contains("\"leading\"")).await;
+    home.until_condition(CLIENTS, "shop", ["InSync", "True", "InSync"]).await;
+    let before = home.plane.audit_position();
+    leader.process().cont();
+    let status = leader.process().wait(WAIT).await;
+    assert_eq!(status.code(), Some(1), "{}", leader.process().tail());
+    let writes = home.audit(before).writes();
+    assert_eq!(writes.count(), 0, "it ends before it writes anything: {}", writes.summary());
+    home.until_ready("shop").await;
+    assert_eq!(server.registrar(|registrar| registrar.clients.len()), 1);
+    ledger::count(&home.client, &home.name, &[(PROFILE, &server)]).await.assert_complete("with the successor");
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_late_does_not_hide_the_attempt_of_a_successor() {
+    let home = Home::new("hidden").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let refusal = Answer::json(400, &json!({"error": "invalid_redirect_uri"}));
+    server.answer_once("POST", "/reg", refusal.after(Duration::from_secs(2)));
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    let uid = home.get(CLIENTS, "shop").await.unwrap()["metadata"]["uid"].clone();
+    let successors = json!({"id": "successors", "startedAt": "2026-01-01T00:00:00Z", "uid": uid});
+    home.annotate("shop", "dcr-operator.dev/registration-attempt", &successors.to_string()).await;
+    assert_says(&home.until_event("PossibleOrphan").await, &["successors"]);
 }

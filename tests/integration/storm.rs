@@ -516,7 +516,7 @@ async fn in_a_storm_nothing_is_lost_and_nothing_is_left_unreported() {
     }
     rows.push(("seconds to recover".into(), recovered.as_secs().to_string()));
     rows.extend(tally.rows());
-    println!("storm of {duration:?}, STORM_SEED={seed}\n{}", ledger::table(&rows));
+    ledger::show(&format!("A storm of {duration:?}, STORM_SEED={seed}"), &rows);
     for replica in &storm.replicas {
         assert!(!replica.log().contains("panicked at"), "{}", replica.process().tail());
     }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    io::Write,
     time::Duration,
 };
 
@@ -70,6 +71,11 @@ impl fmt::Display for Tally {
         }
         Ok(())
     }
+}
+
+/// Shows a table also where the output of a test that succeeds is not shown.
+pub fn show(title: &str, rows: &[(String, String)]) {
+    let _ = writeln!(std::io::stderr(), "\n{title}\n{}", table(rows));
 }
 
 /// Rows of name and number, aligned.

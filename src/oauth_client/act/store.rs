@@ -74,24 +74,44 @@ pub async fn settle(context: &Context, observed: &Observed) -> Result<Change, Er
     Ok(Change::ClientWritten(Box::new(client)))
 }
 
-/// The annotation is ours alone, so it may be written over whatever else has changed in the object. An attempt that has
-/// ended and does not say so would be taken for a possible orphan: it is worth a few tries.
+/// Whatever else has changed in the object is left as it is; but if another attempt has been begun meanwhile, by the
+/// successor of this process, that one stands. An attempt that has ended and does not say so would be taken for a possible
+/// orphan: it is worth a few tries.
 pub async fn write_attempt(context: &Context, client: &OAuthClient, attempt: &Attempt) -> Result<OAuthClient, Error> {
-    let mut unconditional = client.clone();
-    unconditional.metadata.resource_version = None;
+    let id = |client: &OAuthClient| Attempt::last(client).map(|attempt| attempt.id);
     let metadata = json!({"uid": client.uid(), "annotations": {annotations::ATTEMPT: attempt.to_annotation()}});
+    let mut current = client.clone();
     let mut tries = 0;
     loop {
-        match kubernetes::patch_metadata(&context.client, &unconditional, metadata.clone()).await {
+        let error = match kubernetes::patch_metadata(&context.client, &current, metadata.clone()).await {
             Ok(client) => {
                 context.written.note(&client);
                 return Ok(client);
             }
-            Err(error) if error.is_permanent() || tries >= MOST_TRIES => return Err(error.into()),
-            Err(_) => tries += 1,
+            Err(error @ kubernetes::Error::Conflict { .. }) => match reread_client(context, client).await {
+                Ok(read) if id(&read) != id(client) => return Ok(read),
+                Ok(read) => {
+                    current = read;
+                    error
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        if error.is_permanent() || tries >= MOST_TRIES {
+            return Err(error.into());
         }
+        tries += 1;
         tokio::time::sleep(Duration::from_millis(200) * tries).await;
     }
+}
+
+async fn reread_client(context: &Context, client: &OAuthClient) -> Result<OAuthClient, kubernetes::Error> {
+    let (namespace, name) = (client.namespace().unwrap_or_default(), client.name_any());
+    Api::<OAuthClient>::namespaced(context.client.clone(), &namespace)
+        .get(&name)
+        .await
+        .map_err(|error| kubernetes::Error::new(format!("could not read OAuthClient {namespace}/{name}"), error))
 }
 
 /// Persists what is now known of a registration that is held already.
