@@ -288,3 +288,19 @@ async fn the_crds_are_structural_and_explain_themselves() {
         assert_says(&text, &[words]);
     }
 }
+
+#[tokio::test]
+async fn the_samples_for_each_server_are_valid() {
+    let home = Home::without_operator("samples").await;
+    let folder = crate::support::repository("deploy/profiles");
+    let samples: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(samples.len() >= 5, "{samples:?}");
+    for sample in samples {
+        let text = std::fs::read_to_string(&sample)
+            .unwrap()
+            .replace("namespace: identity", &format!("namespace: {}", home.name));
+        let args = ["apply", "--dry-run=server", "--validate=strict", "--filename", "-"];
+        let said = home.plane.kubectl_ok(&args, Some(&text)).await;
+        assert!(said.contains("created"), "{}: {said}", sample.display());
+    }
+}
