@@ -274,10 +274,13 @@ async fn walk(lane: Lane) -> (BTreeSet<String>, usize, ledger::Tally) {
         left.insert(part, points.into_iter().filter(|point| known.insert(point.clone())).collect());
     }
     let all = left.values().flatten().cloned().collect();
+    // After the last point of all there is nothing left to do: the test may see that before the operator dies of it.
+    let mut in_vain = 0;
     while left.values().any(|points| !points.is_empty()) {
         let before = walk.deaths;
         walk.live(&mut left).await;
-        assert!(walk.deaths > before, "{}: nothing comes to these points any more: {left:?}", walk.lane.name);
+        in_vain = if walk.deaths > before { 0 } else { in_vain + 1 };
+        assert!(in_vain < 8, "{}: nothing comes to these points any more: {left:?}", walk.lane.name);
     }
     let tally = walk.count("at the end").await;
     (all, walk.deaths, tally)
