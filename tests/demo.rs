@@ -100,8 +100,13 @@ impl Demo {
         let server = AuthorizationServer::start(options).await;
         note(&format!("{} is ready", server.issuer()));
 
-        step("Applying deploy/base: the operator's namespace, its ServiceAccount and its rights");
+        step("Applying deploy/base: the operator's namespace, its rights, roles for people, and the admission policy");
         operator::install_rbac(&plane).await;
+        for name in ["roles.yaml", "admission-policy.yaml"] {
+            let path = repository("deploy/base").join(name);
+            let path = path.to_str().expect("a UTF-8 path");
+            plane.kubectl_ok(&["apply", "--server-side", "--filename", path], None).await;
+        }
 
         step("Starting the operator, here as a process, with no more rights than its ServiceAccount has");
         let kubeconfig = plane.service_account_kubeconfig(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT).await;
@@ -132,6 +137,25 @@ impl Demo {
 
         self.log_in(&secret).await;
         self.compare().await;
+        self.refuse().await;
+    }
+
+    /// The policy of the samples allows one scope.
+    async fn refuse(&self) {
+        step("Applying an OAuthClient that asks for more than the DcrPolicy allows");
+        let client = format!(
+            "{{apiVersion: dcr-operator.dev/v1alpha1, kind: OAuthClient, metadata: {{name: greedy, namespace: {APPLICATION}}}, \
+             spec: {{profileRef: {{name: token-service, namespace: {PLATFORM}}}, clientMetadata: {{scope: openid admin}}}}}}"
+        );
+        // The API server takes a moment to learn of a policy and its binding.
+        let said = wait_until("kubectl apply is refused", Duration::from_secs(20), async || {
+            let output =
+                self.plane.kubectl_output(&["apply", "--dry-run=server", "--filename", "-"], Some(&client)).await;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if said.contains("DcrPolicy web-clients forbids scope: admin") { Ok(said) } else { Err(said) }
+        })
+        .await;
+        print(&said);
     }
 
     async fn apply_samples(&self) {
