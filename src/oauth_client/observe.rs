@@ -255,28 +255,22 @@ impl Observed {
         hasher.finish()
     }
 
+    /// The former clients, as far as the status still has their names: what was kept of them is gone.
+    #[must_use]
+    pub fn listed_as_retiring(&self, now: Timestamp) -> Vec<Retiring> {
+        let listed = self.client.status.as_ref().map(|status| status.retiring.clone()).unwrap_or_default();
+        listed.into_iter().map(|former| lost(former.client_id, former.registration_client_uri, now)).collect()
+    }
+
     /// The clients that a new one leaves behind on the server.
     #[must_use]
     pub fn left_behind(&self, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
         let Some(client_id) = supersedes else { return Vec::new() };
         let RegistrationSecret::Held { registration, .. } = &self.registration else {
-            // What was kept of them is gone; the status has their names.
-            let status = self.client.status.clone().unwrap_or_default();
-            let former = status.retiring.into_iter().map(|former| (former.client_id, former.registration_client_uri));
-            let own = (client_id.to_owned(), status.registration_client_uri);
-            let lost = |(client_id, registration_client_uri)| {
-                let information = ClientInformation {
-                    client_id,
-                    client_secret: None,
-                    client_id_issued_at: None,
-                    client_secret_expires_at: None,
-                    registration_access_token: None,
-                    registration_client_uri,
-                    metadata: Map::new(),
-                };
-                Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true }
-            };
-            return former.chain([own]).map(lost).collect();
+            let registration_client_uri =
+                self.client.status.as_ref().and_then(|status| status.registration_client_uri.clone());
+            let own = lost(client_id.to_owned(), registration_client_uri, now);
+            return self.listed_as_retiring(now).into_iter().chain([own]).collect();
         };
         let overlap = self.client.spec.replacement.as_ref().map(|replacement| replacement.overlap.into());
         // What is lost can't be used; whether it is there at all is looked at right away.
@@ -314,6 +308,20 @@ impl Observed {
             attempt.ended.is_none() && !kept && !listed.iter().any(|orphan| orphan.attempt == attempt.id)
         })
     }
+}
+
+/// A former client whose registration access token is gone; whether it is there at all is looked at right away.
+fn lost(client_id: String, registration_client_uri: Option<String>, now: Timestamp) -> Retiring {
+    let information = ClientInformation {
+        client_id,
+        client_secret: None,
+        client_id_issued_at: None,
+        client_secret_expires_at: None,
+        registration_access_token: None,
+        registration_client_uri,
+        metadata: Map::new(),
+    };
+    Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true }
 }
 
 /// Reads what the decision needs; writes nothing.

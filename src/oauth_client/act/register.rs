@@ -146,7 +146,7 @@ pub async fn adopt(
         },
         previous_token: None,
         keys: ClientKeys::default(),
-        retiring: Vec::new(),
+        retiring: observed.listed_as_retiring(now),
     };
     let accesses = access(&unread.information, observed.has_manager());
     let registration = if accesses.is_empty() {

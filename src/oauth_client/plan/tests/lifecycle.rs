@@ -528,3 +528,18 @@ fn credentials_that_are_out_stay_whatever_the_policies_have_come_to_say() {
     assert_eq!(plan.accepted.reason, "PolicyDenied");
     assert_eq!(plan.step.map(|step| step.name()), Some("ApplySecret"));
 }
+
+#[test]
+fn former_clients_that_the_status_still_names_outlive_the_registration_secret() {
+    let mut observed = settled(registered());
+    let status = observed.client.status.as_mut().unwrap();
+    status.retiring =
+        serde_json::from_value(json!([{"clientId": "former", "deleteAfter": "2030-01-01T00:00:00Z"}])).unwrap();
+    observed.registration = RegistrationSecret::Absent;
+    let names = |retiring: Vec<Retiring>| -> Vec<(String, bool)> {
+        retiring.into_iter().map(|former| (former.information.client_id, former.is_lost)).collect()
+    };
+    assert_eq!(names(observed.listed_as_retiring(now())), [("former".to_owned(), true)]);
+    let both = [("former".to_owned(), true), ("c".to_owned(), true)];
+    assert_eq!(names(observed.left_behind(Some("c"), now())), both);
+}
