@@ -70,6 +70,8 @@ pub struct ServerSnapshot {
 /// What happened to the registration, and when.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+// Each is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct History {
     pub origin: Origin,
     /// When the secret, or the key in use, was issued.
@@ -87,6 +89,9 @@ pub struct History {
     /// It has been narrowed down to what the policies allow, once.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_narrowed: bool,
+    /// A call that should have brought a new registration access token did not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub renewal_keeps_token: bool,
     /// A read that should have rotated the secret did not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reading_keeps_secret: bool,
@@ -242,6 +247,7 @@ impl Registration {
         };
         let previous_token = if token_is_new {
             history.token_issued_at = now;
+            history.renewal_keeps_token = false;
             used
         } else if access == Access::Manager {
             self.previous_token.clone()

@@ -80,3 +80,24 @@ async fn a_registration_access_token_is_renewed_while_it_still_may_update() {
     let secret = home.secret("shop").await;
     assert!(server.registrar(|registrar| registrar.accepts(&secret["client-id"], &secret["client-secret"])));
 }
+
+#[tokio::test]
+async fn a_server_that_renews_no_token_is_asked_once_and_people_are_told() {
+    let home = Home::new("stays").await;
+    let options = RegistrarOptions { keeps_token_on_update: true, ..RegistrarOptions::default() };
+    let server = FaultServer::start_registrar(Registrar::new(options)).await;
+    home.profile(&server.url("")).await;
+    home.patch(PROFILES, PROFILE, json!({"spec": {"server": {"registrationAccessTokenLifetime": "1m"}}})).await;
+    home.until_profile_ready().await;
+    home.register("shop").await;
+    let waiting = format!("oauthclients {}/shop: the end is told", home.name);
+    crate::support::process::wait_until(&waiting, Duration::from_mins(1), async || {
+        let client = home.get(CLIENTS, "shop").await.unwrap();
+        let in_sync = verdict(&client, "InSync");
+        if in_sync == "False RegistrationAccessTokenExpiring" { Ok(()) } else { Err(in_sync) }
+    })
+    .await;
+    let updates = server.requests().iter().filter(|request| request.method == "PUT").count();
+    assert_eq!(updates, 1);
+    assert_eq!(verdict(&home.get(CLIENTS, "shop").await.unwrap(), "Ready"), "True Ready");
+}

@@ -78,6 +78,8 @@ pub async fn update(
         updated.history.handled_rotate_at = observed.client.annotations().get(annotations::ROTATE).cloned();
     }
     updated.history.is_narrowed |= matches!(cause, Cause::Narrowing(_));
+    let keeps_token = updated.history.token_issued_at == registration.history.token_issued_at;
+    updated.history.renewal_keeps_token |= keeps_token && matches!(cause, Cause::TokenRenewal { .. });
     updated.keys = keys;
     let secret = store::keep_held(context, observed, &secret, &updated).await?;
     crash_point::reached("Update", "has kept the answer");
@@ -142,6 +144,8 @@ pub async fn look(context: &Context, observed: &Observed, purpose: &Purpose) -> 
     read.information.metadata = registration.information.metadata.clone();
     let client_id = &read.information.client_id;
     let is_new = read.history.credentials_issued_at != registration.history.credentials_issued_at;
+    let keeps_token = read.history.token_issued_at == registration.history.token_issued_at;
+    read.history.renewal_keeps_token |= keeps_token && matches!(purpose, Purpose::TokenRenewal { .. });
     if let Purpose::Rotate { .. } = purpose {
         read.history.handled_rotate_at = observed.client.annotations().get(annotations::ROTATE).cloned();
         read.history.reading_keeps_secret = !is_new;

@@ -113,8 +113,11 @@ impl Plan {
             self.step = Some(Step::Read { purpose: Purpose::Compare });
             return;
         }
-        if let Some(renewal) = self.due_renewal(held) {
-            self.renew(held, wanted.clone(), &renewal);
+        // One that can't be had must not stand in the way of the next.
+        for renewal in self.due_renewals(held) {
+            if self.step.is_none() {
+                self.renew(held, wanted.clone(), &renewal);
+            }
         }
         if self.step.is_none()
             && let Some(wanted) = wanted.filter(|_| self.accepted.is_true())
@@ -209,15 +212,14 @@ impl Plan {
         }
     }
 
-    /// The renewal that is due, if there is one; else the plan wakes up for the next.
-    fn due_renewal(&mut self, held: &Held<'_>) -> Option<Renewal> {
+    /// The renewals that are due, the oldest first; the plan wakes up for the next.
+    fn due_renewals(&mut self, held: &Held<'_>) -> Vec<Renewal> {
         let Held { observed, registration, server, now, .. } = held;
         let (spec, uid) = (&observed.client.spec, observed.uid());
         let history = &registration.history;
         let requested = observed.client.annotations().get(annotations::ROTATE);
-        if requested.is_some() && requested != history.handled_rotate_at.as_ref() {
-            return Some(Renewal::Credentials { ends: None });
-        }
+        let is_requested = requested.is_some() && requested != history.handled_rotate_at.as_ref();
+        let requested = is_requested.then_some((Timestamp::MIN, Renewal::Credentials { ends: None }));
         let interval = match &spec.keys {
             Some(keys) => keys.rotation_interval,
             None => spec.rotation.as_ref().map(|rotation| rotation.interval),
@@ -231,12 +233,12 @@ impl Plan {
         // A management client does not depend on the token.
         let token = registration.token_ends(server).filter(|_| !observed.has_manager());
         let token = token.map(|ends| (schedule::renewal(history.token_issued_at, ends, uid), Renewal::Token { ends }));
-        let (at, renewal) = [secret, token, scheduled].into_iter().flatten().min_by_key(|(at, _)| *at)?;
-        if at <= *now {
-            return Some(renewal);
+        let mut all: Vec<_> = [requested, secret, token, scheduled].into_iter().flatten().collect();
+        all.sort_by_key(|(at, _)| *at);
+        if let Some((next, _)) = all.iter().find(|(at, _)| at > now) {
+            self.wake(*now, *next);
         }
-        self.wake(*now, at);
-        None
+        all.into_iter().filter(|(at, _)| at <= now).map(|(_, renewal)| renewal).collect()
     }
 
     fn renew(&mut self, held: &Held<'_>, wanted: Option<Document>, renewal: &Renewal) {
@@ -245,6 +247,10 @@ impl Plan {
             held.is_manageable && held.server.reading_rotates() && !registration.history.reading_keeps_secret;
         let spec = &observed.client.spec;
         match renewal {
+            Renewal::Token { ends } if registration.history.renewal_keeps_token => {
+                let why = "the server gave no new one when it was asked; a management client of the TokenProfile does without";
+                self.in_sync = expiring("registration access token", *ends, why);
+            }
             Renewal::Token { ends } if rotates_by_reading => {
                 self.step = Some(Step::Read { purpose: Purpose::TokenRenewal { ends: *ends } });
             }

@@ -543,3 +543,25 @@ fn former_clients_that_the_status_still_names_outlive_the_registration_secret() 
     let both = [("former".to_owned(), true), ("c".to_owned(), true)];
     assert_eq!(names(observed.left_behind(Some("c"), now())), both);
 }
+
+#[test]
+fn a_server_that_renews_no_token_is_asked_once_and_people_are_told() {
+    let mut observed = settled(registered());
+    server(&mut observed, json!({"registrationAccessTokenLifetime": "672h"}));
+    change(&mut observed, |registration| registration.history.renewal_keeps_token = true);
+    let told = plan(&observed, now() + days(20));
+    assert_eq!((told.step, told.in_sync.reason.as_str()), (None, "RegistrationAccessTokenExpiring"));
+    assert!(told.in_sync.message.contains("gave no new one"), "{}", told.in_sync.message);
+}
+
+#[test]
+fn a_renewal_that_can_not_be_had_stands_in_nobodys_way() {
+    let mut ending = answer();
+    ending["client_secret_expires_at"] = json!(NOW + 86400);
+    let mut observed = settled(registered_with(&ending));
+    server(&mut observed, json!({"registrationAccessTokenLifetime": "672h"}));
+    let then = now() + days(20);
+    let Some(Step::Update { cause: Cause::TokenRenewal { .. }, .. }) = plan(&observed, then).step else {
+        panic!("the token, though the secret has ended and nobody renews it")
+    };
+}
