@@ -9,19 +9,9 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    api::{ClientMetadata, OAuthClientSpec, ServerBehaviour, ServerChange},
+    api::{ClientMetadata, ISSUED_BY_SERVER, OAuthClientSpec, ServerBehaviour, ServerChange},
     text::truncate,
 };
-
-/// Only the server gives these (RFC 7591 section 3.2.1, RFC 7592 section 3).
-const ISSUED_BY_SERVER: [&str; 6] = [
-    "client_id",
-    "client_secret",
-    "client_id_issued_at",
-    "client_secret_expires_at",
-    "registration_access_token",
-    "registration_client_uri",
-];
 
 /// Members whose values are a set: order means nothing.
 const SPACE_DELIMITED: &str = "scope";
