@@ -208,6 +208,22 @@ impl Observed {
         self.client.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// Whether the status names the client as this object's, and at this URI. Unlike the registration Secret, which is in the
+    /// application team's hands, the status is the operator's alone.
+    #[must_use]
+    pub fn is_vouched_for(&self, client: &ClientInformation) -> bool {
+        let Some(status) = &self.client.status else { return false };
+        let path = |uri: &str| url::Url::parse(uri).ok().map(|uri| uri.path().to_owned());
+        let at = |uri: Option<&String>| match (&client.registration_client_uri, uri) {
+            (Some(kept), Some(known)) => path(kept) == path(known),
+            (kept, _) => kept.is_none(),
+        };
+        let is_own = status.client_id.as_ref() == Some(&client.client_id);
+        let former = status.retiring.iter().find(|former| former.client_id == client.client_id);
+        (is_own && at(status.registration_client_uri.as_ref()))
+            || former.is_some_and(|former| at(former.registration_client_uri.as_ref()))
+    }
+
     /// `namespace/name` of the profile.
     #[must_use]
     pub fn profile_name(&self) -> String {

@@ -93,7 +93,8 @@ pub async fn remove(
     };
     let (server, _) = connect(context, profile).await?;
     let endpoint = manage::management_endpoint(registration_endpoint(profile)?, client)?;
-    let mut accesses = access(client, observed.has_manager());
+    // The management client could delete anybody's.
+    let mut accesses = access(client, observed.has_manager() && observed.is_vouched_for(client));
     if previous_token.is_some() {
         accesses.insert(accesses.len().min(1), Access::PreviousToken);
     }

@@ -565,3 +565,14 @@ fn a_renewal_that_can_not_be_had_stands_in_nobodys_way() {
         panic!("the token, though the secret has ended and nobody renews it")
     };
 }
+
+#[test]
+fn the_management_client_deletes_only_what_the_status_names() {
+    let observed = settled(registered());
+    let own = held(&observed).information;
+    assert!(observed.is_vouched_for(&own));
+    let other = information(json!({"client_id": "somebody", "registration_client_uri": "https://as/reg/c"}));
+    let elsewhere = information(json!({"client_id": "c", "registration_client_uri": "https://as/reg/somebody"}));
+    assert!(!observed.is_vouched_for(&other) && !observed.is_vouched_for(&elsewhere));
+    assert!(!new_client().is_vouched_for(&own), "nothing has been said yet");
+}
