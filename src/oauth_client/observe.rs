@@ -208,6 +208,12 @@ impl Observed {
         self.client.metadata.name.as_deref().unwrap_or_default()
     }
 
+    /// Whether the profile's management client may be used for this client.
+    #[must_use]
+    pub fn manages(&self, client: &ClientInformation) -> bool {
+        self.has_manager() && self.is_vouched_for(client)
+    }
+
     /// Whether the status names the client as this object's, and at this URI. Unlike the registration Secret, which is in the
     /// application team's hands, the status is the operator's alone.
     #[must_use]

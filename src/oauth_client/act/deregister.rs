@@ -94,7 +94,7 @@ pub async fn remove(
     let (server, _) = connect(context, profile).await?;
     let endpoint = manage::management_endpoint(registration_endpoint(profile)?, client)?;
     // The management client could delete anybody's.
-    let mut accesses = access(client, observed.has_manager() && observed.is_vouched_for(client));
+    let mut accesses = access(client, observed.manages(client));
     if previous_token.is_some() {
         accesses.insert(accesses.len().min(1), Access::PreviousToken);
     }

@@ -48,7 +48,7 @@ pub async fn update(
 
     let (secret, registration) = announce(context, observed, secret, registration, now).await?;
     let client_id = registration.information.client_id.clone();
-    let accesses = registration.access(observed.has_manager());
+    let accesses = registration.access(observed.manages(&registration.information));
     let previous = registration.previous_token.as_ref();
     crash_point::reached("Update", "is announced");
     let answer = call(context, profile, &registration.information, previous, &accesses, Some(&body)).await;
@@ -120,7 +120,7 @@ pub async fn look(context: &Context, observed: &Observed, purpose: &Purpose) -> 
     } else {
         announce(context, observed, secret, registration, Timestamp::now()).await?
     };
-    let accesses = registration.access(observed.has_manager());
+    let accesses = registration.access(observed.manages(&registration.information));
     let previous = registration.previous_token.as_ref();
     crash_point::reached("Read", "is announced");
     let read = read(context, profile, &registration.information, previous, &accesses).await;

@@ -49,7 +49,7 @@ impl Plan {
             // Replaced already: nobody wants to retain it.
             Some(former) => Step::Retire { client_id: former.clone() },
             None if retained => Step::ReportRetained { client_id: client_id.clone() },
-            None if registration.access(observed.has_manager()).is_empty() => Step::ReportOrphan {
+            None if registration.access(observed.manages(&registration.information)).is_empty() => Step::ReportOrphan {
                 client_ids: vec![client_id.clone()],
                 why: "the server gave no registration access token for it".into(),
             },

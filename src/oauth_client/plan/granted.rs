@@ -60,7 +60,7 @@ impl Plan {
             && !was_refused
             && !registration.history.is_narrowed
             && observed.lost.is_none()
-            && !registration.access(observed.has_manager()).is_empty();
+            && !registration.access(observed.manages(&registration.information)).is_empty();
         if !observed.profile.as_ref().is_some_and(token_profile::is_ready) || self.waits(observed, now) {
             return false;
         }

@@ -79,7 +79,7 @@ impl Plan {
         let held = Held {
             observed,
             registration,
-            is_manageable: !registration.access(observed.has_manager()).is_empty(),
+            is_manageable: !registration.access(observed.manages(&registration.information)).is_empty(),
             now,
             server,
         };
