@@ -16,10 +16,13 @@
  *   STATIC_INITIAL_ACCESS_TOKEN  a token that registers any number of clients
  *   OPEN_REGISTRATION=1          no token is needed
  *   UNMANAGED=1                  answers carry no registration access token: clients are never read or changed again
+ *   STORE                        a file that keeps clients and tokens from one run to the next
  *   EXIT_WITH_STDIN=1            ends when standard input does
  *
  * Once ready it prints one line: {"issuer": …, "control": …}. At the control address:
  *   GET  /clients              the registered clients as stored
+ *   GET  /registrations        every client that was ever registered: {client_id, client_name, registered_at (seconds since
+ *                              1970), is_deleted}
  *   GET  /requests             counters; `register` counts clients made, `registerRefused` the refusals,
  *                              the others every request whatever its answer
  *   PATCH /clients/{id}        changes members of a client; null removes one
@@ -48,7 +51,7 @@ const ENDING_SECRET = 'ending-secret';
 // The package writes notices to standard output, which belongs to the line that tells we are ready.
 console.info = () => {};
 
-const storage = createStorage();
+const storage = createStorage(env.STORE);
 
 const requests = {
   token: 0,
@@ -192,6 +195,10 @@ function countRequests(provider) {
   const registration = provider.pathFor('registration');
   const management = { GET: 'read', PUT: 'update', DELETE: 'delete' };
 
+  provider.on('registration_create.success', (ctx, { clientId }) => {
+    const { client_name: name } = storage('Client').get(clientId);
+    storage('Registration').upsert(clientId, { client_id: clientId, client_name: name, registered_at: Date.now() / 1000 });
+  });
   provider.on('client_credentials.saved', (token) => {
     if (isRegistrarScope(token.scope)) requests.initialTokensIssued += 1;
   });
@@ -210,18 +217,21 @@ function countRequests(provider) {
 
 /** oidc-provider's initial access tokens register any number of clients; the registrar's are good for one attempt. */
 function spendInitialAccessToken(provider) {
-  const spent = new Set();
+  const spent = storage('SpentInitialAccessToken');
 
   return async (ctx, next) => {
     if (ctx.method !== 'POST' || ctx.path !== provider.pathFor('registration')) return next();
 
     const [, presented] = /^bearer ([^ ]+)$/i.exec(ctx.get('authorization')) ?? [];
-    if (spent.has(presented)) requests.initialTokensReused += 1;
+    if (presented && spent.get(presented)) {
+      requests.initialTokensReused += 1;
+      console.error('an initial access token was sent twice');
+    }
 
     const taken = storage('ClientCredentials').take(presented, ({ scope }) => isRegistrarScope(scope));
     if (!taken) return next();
 
-    spent.add(presented);
+    await spent.upsert(presented, {});
     const policies = env.CLIENT_SECRET_TTL && { policies: [ENDING_SECRET] };
     const substitute = new provider.InitialAccessToken({ expiresIn: 60, ...policies });
     ctx.req.headers.authorization = `Bearer ${await substitute.save()}`;
@@ -259,6 +269,15 @@ function createControl(provider) {
 
   const actions = {
     'GET /clients': () => clients.values(),
+    'GET /registrations': () => {
+      const known = storage('Registration');
+      // One that was killed before it answered may have stored a client and nothing else.
+      const unanswered = clients.values().filter((client) => !known.get(client.client_id));
+      return [
+        ...known.values().map((client) => ({ ...client, is_deleted: !clients.get(client.client_id) })),
+        ...unanswered.map((client) => ({ ...client, registered_at: client.client_id_issued_at, is_deleted: false })),
+      ];
+    },
     'GET /requests': () => requests,
     'PATCH /clients/{id}': async (req, id) => {
       const client = clients.get(id);

@@ -1,9 +1,32 @@
+import { appendFileSync, existsSync, readFileSync } from 'node:fs';
+
 /**
  * One kind of thing oidc-provider stores (clients, tokens, grants, sessions), as the adapter it asks for.
  * The package's own in-memory adapter forgets clients beyond a thousand; this one forgets only what expired.
  */
 class Shelf {
   #entries = new Map();
+  #record;
+
+  /** `record(id, entry)` is told of each change; without an entry the thing is gone. */
+  constructor(record) {
+    this.#record = record;
+  }
+
+  /** Puts back what was recorded. */
+  restore(id, entry) {
+    if (entry) this.#entries.set(id, { ...entry, expires: entry.expires ?? Infinity });
+    else this.#entries.delete(id);
+  }
+
+  #set(id, entry) {
+    this.#record(id, entry);
+    this.#entries.set(id, entry);
+  }
+
+  #delete(id) {
+    if (this.#entries.delete(id)) this.#record(id);
+  }
 
   get(id) {
     const entry = this.#entries.get(id);
@@ -18,7 +41,7 @@ class Shelf {
   take(id, wanted) {
     const payload = this.get(id);
     if (!payload || !wanted(payload)) return undefined;
-    this.#entries.delete(id);
+    this.#delete(id);
     return payload;
   }
 
@@ -28,13 +51,13 @@ class Shelf {
 
   deleteWhere(unwanted) {
     for (const [id, { payload }] of this.#entries) {
-      if (unwanted(payload)) this.#entries.delete(id);
+      if (unwanted(payload)) this.#delete(id);
     }
   }
 
   async upsert(id, payload, expiresIn) {
     const expires = expiresIn ? Date.now() + expiresIn * 1000 : Infinity;
-    this.#entries.set(id, { payload, expires });
+    this.#set(id, { payload, expires });
   }
 
   async find(id) {
@@ -55,7 +78,7 @@ class Shelf {
   }
 
   async destroy(id) {
-    this.#entries.delete(id);
+    this.#delete(id);
   }
 
   async revokeByGrantId(grantId) {
@@ -63,11 +86,20 @@ class Shelf {
   }
 }
 
-/** Gives the shelf of a name, always the same one. */
-export function createStorage() {
+/**
+ * Gives the shelf of a name, always the same one. With a file, every change is in it before it is answered, and a
+ * storage that is made anew with it has what the last one had.
+ */
+export function createStorage(file) {
   const shelves = new Map();
-  return (name) => {
-    if (!shelves.has(name)) shelves.set(name, new Shelf());
+  const storage = (name) => {
+    const record = (id, entry) => file && appendFileSync(file, `${JSON.stringify({ name, id, entry })}\n`);
+    if (!shelves.has(name)) shelves.set(name, new Shelf(record));
     return shelves.get(name);
   };
+  const lines = file && existsSync(file) ? readFileSync(file, 'utf8').split('\n') : [];
+  for (const { name, id, entry } of lines.filter(Boolean).map((line) => JSON.parse(line))) {
+    storage(name).restore(id, entry);
+  }
+  return storage;
 }

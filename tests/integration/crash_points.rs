@@ -14,7 +14,7 @@ use crate::{
     fixtures::*,
     support::{
         fault_server::{Answer, FaultServer, Registrar, RegistrarOptions},
-        ledger,
+        ledger::{self, Server},
         operator::Operator,
         process::{Folder, wait_until},
     },
@@ -253,7 +253,7 @@ impl Walk {
     }
 
     async fn count(&self, when: &str) -> ledger::Tally {
-        let tally = ledger::count(&self.home.client, &self.home.name, &[(PROFILE, &self.server)]).await;
+        let tally = ledger::count(&self.home.client, &self.home.name, &[(PROFILE, Server::Fault(&self.server))]).await;
         tally.assert_complete(when);
         tally
     }
@@ -338,6 +338,6 @@ async fn the_counting_finds_an_answer_that_was_not_kept() {
     home.apply(&home.oauth_client("shop")).await;
     home.until("it believes to be registered", CLIENTS, "shop", |client| client["status"]["clientId"].is_string())
         .await;
-    let tally = ledger::count(&home.client, &home.name, &[(PROFILE, &server)]).await;
+    let tally = ledger::count(&home.client, &home.name, &[(PROFILE, Server::Fault(&server))]).await;
     assert_eq!((tally.made, tally.held, tally.unreported.len()), (1, 0, 1), "{tally}");
 }

@@ -9,7 +9,7 @@ use crate::{
     support::{
         fault_proxy::{Fault, FaultProxy, Rule},
         fault_server::{Answer, FaultServer, Registrar},
-        ledger,
+        ledger::{self, Server},
         operator::{Operator, OperatorOptions},
         process::wait_until,
     },
@@ -216,7 +216,7 @@ async fn an_answer_that_still_waits_when_the_operator_must_stop_is_given_back() 
     operator.restart().await;
     home.until_ready("shop").await;
     assert!(home.events("PossibleOrphan").await.is_empty(), "it is known what became of it");
-    let tally = ledger::count(&home.client, &home.name, &[(PROFILE, &server)]).await;
+    let tally = ledger::count(&home.client, &home.name, &[(PROFILE, Server::Fault(&server))]).await;
     tally.assert_complete("after the restart");
     assert_eq!((tally.held, tally.removed), (1, 1));
 }
@@ -254,7 +254,9 @@ async fn a_leader_that_wakes_up_after_its_successor_has_gone_on_does_no_harm() {
     assert_eq!(writes.count(), 0, "it ends before it writes anything: {}", writes.summary());
     home.until_ready("shop").await;
     assert_eq!(server.registrar(|registrar| registrar.clients.len()), 1);
-    ledger::count(&home.client, &home.name, &[(PROFILE, &server)]).await.assert_complete("with the successor");
+    ledger::count(&home.client, &home.name, &[(PROFILE, Server::Fault(&server))])
+        .await
+        .assert_complete("with the successor");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
+    certificates::{Certificates, certificates},
     install_crypto_provider,
     process::{Folder, Supervised, free_port, once_per_process, wait_until, with_free_ports},
     repository,
@@ -21,6 +22,8 @@ use super::{
 const START: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, Default)]
+// Each is a setting of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct AuthorizationServerOptions {
     /// https, with a certificate of an authority made for this server: `ca_pem`. The client `server-certificate` gets initial
     /// access tokens with `tls_client_auth`, by the certificate of `client_identity_pem`.
@@ -38,6 +41,8 @@ pub struct AuthorizationServerOptions {
     /// How long secrets last. They are accepted 15 seconds longer.
     pub client_secret_ttl: Option<Duration>,
     pub initial_access_token_ttl: Option<Duration>,
+    /// It keeps clients and tokens while it is stopped.
+    pub persistent: bool,
     /// Default: a free one. A server keeps its port when it is stopped and restarted.
     pub port: Option<u16>,
 }
@@ -120,6 +125,9 @@ impl AuthorizationServer {
         if options.unmanaged {
             command.env("UNMANAGED", "1");
         }
+        if options.persistent {
+            command.env("STORE", folder.join("store"));
+        }
         let certificates = options.tls.then(|| {
             let certificates = certificates();
             command.env("TLS_CERT", folder.write("server.crt", &certificates.server));
@@ -156,12 +164,12 @@ impl AuthorizationServer {
         &self.process
     }
 
-    /// Ends the server at once. Its clients are lost: they are in its memory.
+    /// Ends the server at once. Its clients are lost, unless it is persistent: they are in its memory.
     pub fn stop(&self) {
         self.process.kill();
     }
 
-    /// Starts it again on the same port and with the same certificate, without any client.
+    /// Starts it again on the same port and with the same certificate; with its clients only if it is persistent.
     pub async fn restart(&self) {
         let already_printed = self.process.log().len();
         self.process.respawn();
@@ -177,8 +185,16 @@ impl AuthorizationServer {
         }
     }
 
-    /// Counters of the requests that it has got: `token`, `register`, `registerRefused`, `read`, `update`, `delete`,
-    /// `initialTokensIssued`, `initialTokensReused`.
+    /// Every client that was ever registered: `client_id`, `client_name`, `registered_at` (seconds since 1970), `is_deleted`.
+    pub async fn registrations(&self) -> Vec<Value> {
+        match self.control(http::Method::GET, "/registrations", "").await {
+            Value::Array(registrations) => registrations,
+            other => panic!("the control endpoint should answer a list of registrations, not {other}"),
+        }
+    }
+
+    /// Counters of the requests that it has got since it was started: `token`, `register`, `registerRefused`, `read`,
+    /// `update`, `delete`, `initialTokensIssued`, `initialTokensReused`.
     pub async fn requests(&self) -> Value {
         self.control(http::Method::GET, "/requests", "").await
     }
@@ -220,6 +236,21 @@ impl AuthorizationServer {
         let metadata = json(http.get(metadata).send().await.expect("the server's metadata")).await.1;
         let endpoint = metadata["token_endpoint"].as_str().expect("a token endpoint");
         client_credentials(&http, endpoint, client_id, client_secret).await
+    }
+
+    /// Whether it takes a client's secret; `None` if it is away.
+    pub async fn accepts(&self, client_id: &str, client_secret: &str) -> Option<bool> {
+        let request = self.http().post(format!("{}/token", self.issuer)).basic_auth(client_id, Some(client_secret));
+        let response = request.form(&[("grant_type", "client_credentials")]).send().await.ok()?;
+        let answer: Value = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
+        // A client that it knows may still have no right to this grant.
+        Some(answer["error"] != "invalid_client")
+    }
+
+    /// Whether a registration access token is good for a client. The server's reads change nothing.
+    pub async fn is_registration_access_token(&self, client_id: &str, token: &str) -> bool {
+        let request = self.http().get(format!("{}/reg/{client_id}", self.issuer)).bearer_auth(token);
+        request.send().await.expect("an answer").status().is_success()
     }
 
     /// A user logs in to the application: the authorization code flow with PKCE, userinfo, refresh. Returns what the
@@ -331,46 +362,4 @@ fn packages() -> PathBuf {
         }
     };
     PACKAGES.get_or_init(install).clone()
-}
-
-/// In PEM.
-pub(super) struct Certificates {
-    pub(super) ca: String,
-    pub(super) server: String,
-    pub(super) server_key: String,
-    /// For whoever has to show one; its subject is CN=operator.
-    pub(super) client: String,
-    pub(super) client_key: String,
-}
-
-/// Certificates for a server on loopback and for one of its clients, by an authority that nobody else knows.
-pub(super) fn certificates() -> Certificates {
-    use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-        KeyPair, KeyUsagePurpose,
-    };
-
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "authority of a test");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate");
-
-    let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("two names");
-    let server = params.signed_by(&key, &ca).expect("a certificate");
-
-    let client_key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "operator");
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let client = params.signed_by(&client_key, &ca).expect("a certificate");
-    Certificates {
-        ca: ca.pem(),
-        server: server.pem(),
-        server_key: key.serialize_pem(),
-        client: client.pem(),
-        client_key: client_key.serialize_pem(),
-    }
 }

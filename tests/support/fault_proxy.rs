@@ -30,7 +30,7 @@ use tokio_rustls::{
     },
 };
 
-use super::{authorization_server::certificates, install_crypto_provider, process::Folder};
+use super::{certificates::certificates, install_crypto_provider, process::Folder};
 
 #[path = "fault_proxy/rule.rs"]
 mod rule;

@@ -10,7 +10,7 @@ use tokio::io::BufReader;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 #[path = "fault_server/registrar.rs"]
 mod registrar;
@@ -39,6 +39,9 @@ struct State {
     connections: usize,
     body_bytes_sent: usize,
     down: bool,
+    tls: Option<TlsAcceptor>,
+    /// How often the certificate has changed. Connections from before do not go on.
+    certificate: usize,
     misuses: Vec<String>,
 }
 
@@ -67,7 +70,7 @@ impl FaultServer {
     }
 
     /// Speaks TLS.
-    pub async fn start_tls(config: tokio_rustls::rustls::ServerConfig) -> Self {
+    pub async fn start_tls(config: ServerConfig) -> Self {
         Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
@@ -79,12 +82,28 @@ impl FaultServer {
         server
     }
 
+    /// `start_registrar` that speaks TLS.
+    pub async fn start_registrar_tls(mut registrar: Registrar, config: ServerConfig) -> Self {
+        let server = Self::start_tls(config).await;
+        registrar.issuer = server.url("");
+        server.shared.state().registrar = Some(registrar);
+        server
+    }
+
+    /// Shows another certificate from now on.
+    pub fn change_certificate(&self, config: ServerConfig) {
+        let mut state = self.shared.state();
+        state.tls = Some(TlsAcceptor::from(Arc::new(config)));
+        state.certificate += 1;
+    }
+
     async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Notify::new() });
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let accepting = tokio::spawn(accept(listener, tls, shared.clone()));
+        let state = State { tls, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
+        let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, scheme, shared, accepting }
     }
 
@@ -198,7 +217,7 @@ impl Drop for FaultServer {
 }
 
 /// Ends with its connections when the server is dropped.
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.state().connections += 1;
@@ -208,13 +227,17 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
         }
         // Head and body are two writes: Nagle's algorithm would keep the second for 40 ms.
         let _ = stream.set_nodelay(true);
-        let (tls, shared) = (tls.clone(), shared.clone());
+        let shared = shared.clone();
+        let (tls, certificate) = {
+            let state = shared.state();
+            (state.tls.clone(), state.certificate)
+        };
         connections.spawn(async move {
             // An error is a client that went away; the tests look at what the client says about that.
             let _ = match tls {
-                None => serve(stream, &shared).await,
+                None => serve(stream, &shared, certificate).await,
                 Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => serve(stream, &shared).await,
+                    Ok(stream) => serve(stream, &shared, certificate).await,
                     Err(error) => Err(error),
                 },
             };
@@ -222,7 +245,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
     }
 }
 
-async fn serve(stream: impl Connection, shared: &Shared) -> io::Result<()> {
+async fn serve(stream: impl Connection, shared: &Shared, certificate: usize) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let request = match read_request(&mut stream).await {
@@ -237,7 +260,11 @@ async fn serve(stream: impl Connection, shared: &Shared) -> io::Result<()> {
         };
         let path = request.path.clone();
         // A connection from before: a server that is down does not carry out what comes over it.
-        if shared.state().down {
+        let is_over = {
+            let state = shared.state();
+            state.down || state.certificate != certificate
+        };
+        if is_over {
             stream.get_ref().reset();
             return Ok(());
         }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::ListParams};
 use serde_json::{Value, json};
 
-use super::fault_server::FaultServer;
+use super::{authorization_server::AuthorizationServer, fault_server::FaultServer};
 
 /// An attempt begins with its token request, so it is older than its registration: by what the slowest servers and the
 /// longest pause of the process make of it.
@@ -93,52 +93,165 @@ struct Cluster {
     retiring: BTreeSet<Registration>,
 }
 
-/// Counts the registrations of a namespace, where each profile has a server of its own.
-pub async fn count(client: &Client, namespace: &str, servers: &[(&str, &FaultServer)]) -> Tally {
-    let cluster = Cluster::read(client, namespace).await;
-    let mut tally = Tally::default();
-    let told: BTreeSet<Registration> = cluster.orphans().into_iter().collect();
-    let retained = cluster.retained();
-    let mut attempts = cluster.possible_orphans();
-    for (profile, server) in servers {
-        let registered = server.registrar(|registrar| registrar.clients.clone());
-        tally.made += registered.len();
-        for (id, registered) in &registered {
-            let key = ((*profile).to_owned(), id.clone());
-            if registered.is_deleted {
-                tally.removed += 1;
-            } else if cluster.held.contains_key(&key) {
-                tally.held += 1;
-            } else if cluster.retiring.contains(&key) {
-                tally.retiring += 1;
-            } else if told.contains(&key) || retained.contains(id) {
-                tally.reported += 1;
-            } else {
-                // Nobody knows its id: an attempt of its OAuthClient that began at its time stands for it.
-                let name = registered.metadata.get("client_name").and_then(Value::as_str).unwrap_or_default();
-                let is_its = |(of, started): &(String, Duration)| {
-                    let age = registered.registered_at.checked_sub(*started);
-                    name.split(' ').next() == Some(of) && age.is_some_and(|age| age <= LONGEST_ATTEMPT)
-                };
-                // Of several, the one that began last: an earlier one may be another registration's.
-                let found = attempts.iter().enumerate().filter(|(_, attempt)| is_its(attempt));
-                match found.max_by_key(|(_, (_, started))| *started).map(|(index, _)| index) {
-                    Some(index) => {
-                        attempts.swap_remove(index);
-                        tally.reported += 1;
-                    }
-                    None => tally.unreported.push(format!("{id} of {profile}, registered as {name:?}")),
-                }
+/// An authorization server whose registrations are counted.
+#[derive(Clone, Copy)]
+pub enum Server<'a> {
+    Fault(&'a FaultServer),
+    Real(&'a AuthorizationServer),
+}
+
+/// What a server remembers of a registration.
+struct Registered {
+    id: String,
+    client_name: String,
+    /// Since 1970.
+    at: Duration,
+    is_deleted: bool,
+}
+
+impl Server<'_> {
+    async fn registrations(&self) -> Vec<Registered> {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        match self {
+            Self::Fault(server) => server.registrar(|registrar| {
+                let all = registrar.clients.iter().map(|(id, client)| Registered {
+                    id: id.clone(),
+                    client_name: text(client.metadata.get("client_name")),
+                    at: client.registered_at,
+                    is_deleted: client.is_deleted,
+                });
+                all.collect()
+            }),
+            Self::Real(server) => {
+                let all = server.registrations().await.into_iter().map(|client| Registered {
+                    id: text(client.get("client_id")),
+                    client_name: text(client.get("client_name")),
+                    at: Duration::from_secs_f64(client["registered_at"].as_f64().expect("a time")),
+                    is_deleted: client["is_deleted"] == true,
+                });
+                all.collect()
             }
         }
     }
-    for object in &cluster.clients {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        if let Err(why) = cluster.works(object, servers) {
-            tally.lost.push(format!("{name}: {why}; status: {}", object["status"]));
+
+    /// Whether these credentials are good at this moment; `None` if the server is away.
+    pub async fn accepts(&self, id: &str, secret: &str) -> Option<bool> {
+        match self {
+            Self::Fault(server) => Some(server.registrar(|registrar| registrar.accepts(id, secret))),
+            Self::Real(server) => server.accepts(id, secret).await,
         }
     }
-    tally
+
+    async fn is_current(&self, id: &str, registration_access_token: &str) -> bool {
+        match self {
+            Self::Fault(server) => server.registrar(|registrar| {
+                let client = registrar.clients.get(id);
+                client.is_some_and(|client| client.registration_access_token == registration_access_token)
+            }),
+            Self::Real(server) => server.is_registration_access_token(id, registration_access_token).await,
+        }
+    }
+}
+
+/// Who registered what is in `client_name`: `NAME of NAMESPACE`. A name is never used twice.
+fn registrant(client_name: &str) -> (&str, &str) {
+    client_name.split_once(" of ").unwrap_or_default()
+}
+
+/// The registrations of a namespace, where each profile has a server of its own.
+pub struct Ledger<'a> {
+    pub client: &'a Client,
+    pub namespace: &'a str,
+    pub servers: &'a [(&'a str, Server<'a>)],
+    /// What the operators have printed. In other namespaces, which are gone with their events, that is what is left.
+    pub log: &'a str,
+    /// How far the operators' clocks may have been from the right time.
+    pub clock_error: Duration,
+}
+
+/// Counts the registrations of a namespace, where each profile has a server of its own.
+pub async fn count(client: &Client, namespace: &str, servers: &[(&str, Server<'_>)]) -> Tally {
+    Ledger { client, namespace, servers, log: "", clock_error: Duration::ZERO }.count().await
+}
+
+impl Ledger<'_> {
+    pub async fn count(&self) -> Tally {
+        let cluster = Cluster::read(self.client, self.namespace).await;
+        let mut tally = Tally::default();
+        let told: BTreeSet<Registration> = cluster.orphans().into_iter().collect();
+        let retained = cluster.retained();
+        let (logged, logged_attempts) = self.logged();
+        let mut attempts = cluster.possible_orphans();
+        attempts.extend(logged_attempts);
+        for (profile, server) in self.servers {
+            for registered in server.registrations().await {
+                tally.made += 1;
+                let key = ((*profile).to_owned(), registered.id.clone());
+                let (name, namespace) = registrant(&registered.client_name);
+                let is_elsewhere = namespace != self.namespace;
+                if registered.is_deleted {
+                    tally.removed += 1;
+                } else if cluster.held.contains_key(&key) {
+                    tally.held += 1;
+                } else if cluster.retiring.contains(&key) {
+                    tally.retiring += 1;
+                } else if told.contains(&key)
+                    || retained.contains(&registered.id)
+                    || is_elsewhere && logged.contains(&key)
+                {
+                    tally.reported += 1;
+                } else {
+                    // Nobody knows its id: an attempt of its OAuthClient that began at its time stands for it.
+                    let is_its = |(of, started): &(String, Duration)| {
+                        let age = (registered.at + self.clock_error).checked_sub(*started);
+                        of == name && age.is_some_and(|age| age <= LONGEST_ATTEMPT + 2 * self.clock_error)
+                    };
+                    // Of several, the one that began last: an earlier one may be another registration's.
+                    let found = attempts.iter().enumerate().filter(|(_, attempt)| is_its(attempt));
+                    if let Some(index) = found.max_by_key(|(_, (_, started))| *started).map(|(index, _)| index) {
+                        attempts.swap_remove(index);
+                        tally.reported += 1;
+                    } else {
+                        let Registered { id, client_name, .. } = registered;
+                        tally.unreported.push(format!("{id} of {profile}, registered as {client_name:?}"));
+                    }
+                }
+            }
+        }
+        for object in &cluster.clients {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            if let Err(why) = cluster.works(object, self.servers).await {
+                tally.lost.push(format!("{name}: {why}; status: {}", object["status"]));
+            }
+        }
+        tally
+    }
+
+    /// The orphans and the attempts without an answer that the log tells of, in other namespaces than this one.
+    fn logged(&self) -> (BTreeSet<Registration>, Vec<(String, Duration)>) {
+        let (mut orphans, mut attempts) = (BTreeSet::new(), BTreeMap::new());
+        for line in self.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (client, message) = (text(&line["span"]["client"]), text(&line["message"]));
+            let Some((namespace, name)) = client.split_once('/') else { continue };
+            if namespace == self.namespace {
+                continue;
+            }
+            if line["client_id"].is_string() && message.starts_with("orphaned registration: ") {
+                let profile = text(&line["profile"]);
+                let profile = profile.split_once('/').map_or(profile.as_str(), |(_, name)| name);
+                orphans.insert((profile.to_owned(), text(&line["client_id"])));
+            } else if message.starts_with("registration attempt ") {
+                let started: Timestamp = message.split(' ').nth(4).expect("a time").parse().expect("a time");
+                attempts.insert(text(&line["attempt"]), (name.to_owned(), since_1970(started)));
+            }
+        }
+        (orphans, attempts.into_values().collect())
+    }
+}
+
+fn since_1970(time: Timestamp) -> Duration {
+    Duration::try_from(time.as_duration()).unwrap_or_default()
 }
 
 /// Status and reason of a condition.
@@ -222,13 +335,12 @@ impl Cluster {
                 found.insert(text("attempt").to_owned(), (name.to_owned(), text("startedAt").parse().expect("a time")));
             }
         }
-        let since_1970 = |time: Timestamp| Duration::try_from(time.as_duration()).unwrap_or_default();
         found.into_values().map(|(name, started)| (name, since_1970(started))).collect()
     }
 
     /// Whether the OAuthClient's Secret has credentials that its server accepts, or says that they are lost, or that what the
     /// server has registered may not be had.
-    fn works(&self, object: &Value, servers: &[(&str, &FaultServer)]) -> Result<(), String> {
+    async fn works(&self, object: &Value, servers: &[(&str, Server<'_>)]) -> Result<(), String> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let (status, reason) = verdict(object, "Registered");
         if status == "False" && ["RegistrationLost", "PolicyDenied"].contains(&reason) {
@@ -242,14 +354,14 @@ impl Cluster {
         let secret = self.secrets.get(object["spec"]["secret"]["name"].as_str().unwrap_or(name)).ok_or("no Secret")?;
         let value = |key: &str| secret.get(key).cloned().ok_or(format!("no {key} in its Secret"));
         let (id, password) = (value("client-id")?, value("client-secret")?);
-        if !server.registrar(|registrar| registrar.accepts(&id, &password)) {
+        if server.accepts(&id, &password).await != Some(true) {
             return Err(format!("the server does not accept the credentials of client {id}"));
         }
         let held = self.held.get(&(profile.to_owned(), id.clone())).ok_or("its registration is not held")?;
-        let token = held["information"]["registration_access_token"].as_str();
-        let is_current = server.registrar(|registrar| {
-            token.is_none_or(|token| registrar.clients.get(&id).is_some_and(|c| c.registration_access_token == token))
-        });
+        let is_current = match held["information"]["registration_access_token"].as_str() {
+            Some(token) => server.is_current(&id, token).await,
+            None => true,
+        };
         // An announced call may have changed it; then everybody knows that it is in doubt.
         if is_current || held["history"]["unconfirmedSince"].is_string() {
             Ok(())

@@ -6,6 +6,8 @@
 //! | `control_plane` | etcd, kube-apiserver, kube-controller-manager, kubectl, and the audit log |
 //! | `authorization_server` | the real authorization server, and an application that logs in with a client |
 //! | `keycloak` | another real authorization server, with its own idea of the standards |
+//! | `certificates` | certificates of authorities that nobody else knows |
+//! | `clock` | a clock for a process that jumps |
 //! | `operator` | the operator binary, with the ServiceAccount and RBAC that are shipped |
 //! | `fault_proxy` | stands between the operator and the API server, and loses, delays or refuses what it is told to |
 //! | `fault_server` | an authorization server that misbehaves on request |
@@ -15,6 +17,8 @@
 #![allow(dead_code, unused_imports, clippy::expect_used, clippy::unwrap_used)]
 
 pub mod authorization_server;
+pub mod certificates;
+pub mod clock;
 pub mod control_plane;
 pub mod fault_proxy;
 pub mod fault_server;
