@@ -64,7 +64,7 @@ pub enum Error {
     #[error(
         "the authorization server is down; other clients' calls have found that out, and it is not called until one of them succeeds"
     )]
-    CircuitOpen(jiff::Timestamp),
+    CircuitOpen(std::time::Duration),
     /// The plan asked for something that the facts do not allow.
     #[error("{0}")]
     Inconsistent(&'static str),
@@ -108,9 +108,7 @@ impl Error {
                 retry => retry,
             },
             Self::NoSecret { .. } => Retry::OnChange,
-            Self::CircuitOpen(until) => Retry::After(
-                std::time::Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default(),
-            ),
+            Self::CircuitOpen(pause) => Retry::After(*pause),
             Self::NotStored { .. } | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
         }
     }

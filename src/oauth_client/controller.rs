@@ -1,6 +1,10 @@
 //! Triggers, and the loop from observation to status. Decides nothing.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
@@ -190,12 +194,11 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
     let now = Timestamp::now();
     let delay = if let Some((step, error)) = &failed {
         tracing::warn!(step = step.name(), reason = error.reason(), "{error}");
-        let delay = if let act::Error::CircuitOpen(until) = error {
+        let delay = if let act::Error::CircuitOpen(pause) = error {
             // Nothing of this client has failed, so its own delays do not grow.
-            let pause = Duration::try_from(until.duration_since(now)).unwrap_or_default();
             Some(pause.mul_f64(1.0 + fastrand::f64() / 4.0))
         } else {
-            context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry(), now)
+            context.client_backoff.failed(&uid, observed.backoff_inputs(), error.retry())
         };
         observed.not_before = context.client_backoff.not_before(&uid, observed.backoff_inputs());
         // A deletion waits no longer than its time-out, whatever the delay.
@@ -227,9 +230,9 @@ async fn guarded(context: &Context, observed: &Observed, step: Step) -> Result<C
     let profile = observed.profile.as_ref().filter(|_| step.calls_the_server());
     let Some(profile) = profile else { return act::act(context, observed, step).await };
     let uid = profile.uid().unwrap_or_default();
-    context.circuits.enter(&uid, Timestamp::now()).map_err(act::Error::CircuitOpen)?;
+    context.circuits.enter(&uid, Instant::now()).map_err(act::Error::CircuitOpen)?;
     let result = act::act(context, observed, step).await;
-    context.circuits.note(&uid, !result.as_ref().is_err_and(act::Error::is_outage), Timestamp::now());
+    context.circuits.note(&uid, !result.as_ref().is_err_and(act::Error::is_outage), Instant::now());
     result
 }
 

@@ -1,12 +1,11 @@
-//! One circuit for each profile: when its server is down, ten thousand clients do not knock on it.
+//! One circuit for each profile: when its server is down, ten thousand clients do not knock on it. Its
+//! pauses go by the clock that never jumps.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use jiff::Timestamp;
 
 /// So many calls in a row without a usable answer open the circuit.
 const MOST_FAILURES: u32 = 5;
@@ -26,9 +25,9 @@ pub struct Circuits(Arc<Mutex<HashMap<String, Circuit>>>);
 struct Circuit {
     failures: u32,
     /// Nobody calls before this time; then one does, to see.
-    open_until: Option<Timestamp>,
+    open_until: Option<Instant>,
     /// That one is under way, and given up at this time.
-    probe_until: Option<Timestamp>,
+    probe_until: Option<Instant>,
 }
 
 impl Circuits {
@@ -36,15 +35,15 @@ impl Circuits {
     /// else waits for what becomes of it.
     ///
     /// # Errors
-    /// When it may be tried again.
-    pub fn enter(&self, uid: &str, now: Timestamp) -> Result<(), Timestamp> {
+    /// How long to wait before asking again.
+    pub fn enter(&self, uid: &str, now: Instant) -> Result<(), Duration> {
         let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(circuit) = circuits.get_mut(uid) else { return Ok(()) };
         match circuit.open_until {
-            Some(until) if until > now => Err(until),
-            Some(_) if circuit.probe_until.is_some_and(|until| until > now) => Err(later(now, PROBE_CHECK)),
+            Some(until) if until > now => Err(until - now),
+            Some(_) if circuit.probe_until.is_some_and(|until| until > now) => Err(PROBE_CHECK),
             Some(_) => {
-                circuit.probe_until = Some(later(now, LONGEST_PROBE));
+                circuit.probe_until = Some(now + LONGEST_PROBE);
                 Ok(())
             }
             None => Ok(()),
@@ -52,7 +51,7 @@ impl Circuits {
     }
 
     /// Notes how a call has ended: with a usable answer, be it a refusal, or without.
-    pub fn note(&self, uid: &str, answered: bool, now: Timestamp) {
+    pub fn note(&self, uid: &str, answered: bool, now: Instant) {
         let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if answered {
             circuits.remove(uid);
@@ -62,7 +61,7 @@ impl Circuits {
         circuit.failures = circuit.failures.saturating_add(1);
         if let Some(over) = circuit.failures.checked_sub(MOST_FAILURES) {
             let pause = FIRST_PAUSE.saturating_mul(1 << over.min(10)).min(LONGEST_PAUSE);
-            circuit.open_until = Some(later(now, pause));
+            circuit.open_until = Some(now + pause);
             circuit.probe_until = None;
         }
     }
@@ -75,56 +74,67 @@ impl Circuits {
     }
 }
 
-fn later(now: Timestamp, pause: Duration) -> Timestamp {
-    now.checked_add(pause).unwrap_or(Timestamp::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(seconds).unwrap()
-    }
+    /// A place where all have the same clock.
+    struct Clock(Circuits, Instant);
 
-    fn broken(circuits: &Circuits, times: u32) {
-        for _ in 0..times {
-            circuits.note("p", false, at(0));
+    impl Clock {
+        fn broken(times: u32) -> Self {
+            let clock = Self(Circuits::default(), Instant::now());
+            for _ in 0..times {
+                clock.note(false, 0);
+            }
+            clock
+        }
+
+        fn at(&self, seconds: u64) -> Instant {
+            self.1 + Duration::from_secs(seconds)
+        }
+
+        fn note(&self, answered: bool, at: u64) {
+            self.0.note("p", answered, self.at(at));
+        }
+
+        /// Seconds to wait.
+        fn enter(&self, at: u64) -> Result<(), u64> {
+            self.0.enter("p", self.at(at)).map_err(|pause| pause.as_secs())
         }
     }
 
     #[test]
     fn a_few_failures_are_no_outage() {
-        let circuits = Circuits::default();
-        broken(&circuits, MOST_FAILURES - 1);
-        assert_eq!(circuits.enter("p", at(0)), Ok(()));
-        circuits.note("p", true, at(0));
-        broken(&circuits, MOST_FAILURES - 1);
-        assert!(!circuits.is_open("p"), "failures count in a row");
+        let clock = Clock::broken(MOST_FAILURES - 1);
+        assert_eq!(clock.enter(0), Ok(()));
+        clock.note(true, 0);
+        for _ in 1..MOST_FAILURES {
+            clock.note(false, 0);
+        }
+        assert!(!clock.0.is_open("p"), "failures count in a row");
     }
 
     #[test]
     fn after_the_pause_one_call_goes_to_see_and_the_others_wait_for_it() {
-        let circuits = Circuits::default();
-        broken(&circuits, MOST_FAILURES);
-        assert_eq!(circuits.enter("p", at(1)), Err(at(5)));
-        assert_eq!(circuits.enter("other", at(1)), Ok(()));
-        assert_eq!(circuits.enter("p", at(5)), Ok(()));
-        assert_eq!(circuits.enter("p", at(5)), Err(at(7)), "soon: the probe may be over in a moment");
-        circuits.note("p", false, at(6));
-        assert_eq!(circuits.enter("p", at(7)), Err(at(16)), "twice the pause");
-        assert_eq!(circuits.enter("p", at(16)), Ok(()));
-        circuits.note("p", true, at(17));
-        assert_eq!((circuits.enter("p", at(17)), circuits.is_open("p")), (Ok(()), false));
+        let clock = Clock::broken(MOST_FAILURES);
+        assert_eq!(clock.enter(1), Err(4));
+        assert_eq!(clock.0.enter("other", clock.at(1)), Ok(()));
+        assert_eq!(clock.enter(5), Ok(()));
+        assert_eq!(clock.enter(5), Err(2), "soon: the probe may be over in a moment");
+        clock.note(false, 6);
+        assert_eq!(clock.enter(7), Err(9), "twice the pause");
+        assert_eq!(clock.enter(16), Ok(()));
+        clock.note(true, 17);
+        assert_eq!((clock.enter(17), clock.0.is_open("p")), (Ok(()), false));
     }
 
     #[test]
     fn the_pause_has_an_end_and_so_has_a_probe_that_nobody_tells_of() {
-        let circuits = Circuits::default();
-        broken(&circuits, 100);
-        assert_eq!(circuits.enter("p", at(0)), Err(at(20)));
-        assert_eq!(circuits.enter("p", at(20)), Ok(()));
-        assert_eq!(circuits.enter("p", at(199)), Err(at(201)));
-        assert_eq!(circuits.enter("p", at(200)), Ok(()));
+        let clock = Clock::broken(100);
+        assert_eq!(clock.enter(0), Err(20));
+        assert_eq!(clock.enter(20), Ok(()));
+        assert_eq!(clock.enter(199), Err(2));
+        assert_eq!(clock.enter(200), Ok(()));
     }
 }

@@ -158,7 +158,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
         let now = Timestamp::now();
         if let Some(retry) = failed {
             observed.finding.complete_at = None;
-            let delay = context.profile_backoff.failed(&uid, observed.finding.inputs, retry, now);
+            let delay = context.profile_backoff.failed(&uid, observed.finding.inputs, retry);
             observed.not_before = delay.and_then(|delay| now.checked_add(delay).ok());
         }
         planned = plan::plan(&observed, now);
@@ -181,7 +181,7 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     if observed.profile.status.as_ref() != Some(&status) {
         if let Err(error) = kubernetes::apply_status(&context.client, &observed.profile, &status).await {
             tracing::warn!(%error, "could not write the status");
-            let delay = context.profile_backoff.failed(&uid, observed.finding.inputs, Retry::Backoff, Timestamp::now());
+            let delay = context.profile_backoff.failed(&uid, observed.finding.inputs, Retry::Backoff);
             return Ok(Action::requeue(delay.unwrap_or(COUNT_INTERVAL)));
         }
         announce(&context, &observed.profile, &status).await;

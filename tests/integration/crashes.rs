@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     fixtures::*,
     support::{
+        clock::Clock,
         fault_proxy::{Fault, FaultProxy, Rule},
         fault_server::{Answer, FaultServer, Registrar},
         ledger::{self, Server},
@@ -272,4 +273,41 @@ async fn a_refusal_that_comes_late_does_not_hide_the_attempt_of_a_successor() {
     let successors = json!({"id": "successors", "startedAt": "2026-01-01T00:00:00Z", "uid": uid});
     home.annotate("shop", "dcr-operator.dev/registration-attempt", &successors.to_string()).await;
     assert_says(&home.until_event("PossibleOrphan").await, &["successors"]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_holds_nothing_up() {
+    let (home, clock) = (Home::without_operator("clock").await, Clock::new());
+    let env = clock.env();
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    clock.set_ahead(3600);
+    let operator = home.operator_with(&[], &env).await;
+    home.profile(&server.url("")).await;
+    server.set_down(true);
+    // Six, so that the circuit opens: five failures in a row open it.
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        home.apply(&home.oauth_client(name)).await;
+    }
+    for name in names {
+        home.until("waiting", CLIENTS, name, |client| condition(client, "Reconciling")["status"] == "True").await;
+    }
+    wait_until("the circuit is open", WAIT, async || {
+        operator
+            .metrics()
+            .await
+            .lines()
+            .any(|line| line.starts_with("dcr_operator_profile_circuit_open") && line.ends_with(" 1"))
+    })
+    .await;
+    let client = home.get(CLIENTS, "a").await.expect("a client");
+    let since: jiff::Timestamp = condition(&client, "Ready")["lastTransitionTime"].as_str().unwrap().parse().unwrap();
+    assert!(since > jiff::Timestamp::now(), "the operator goes by another clock: {since}");
+
+    clock.set_ahead(0);
+    server.set_down(false);
+    for name in names {
+        home.until_ready(name).await;
+    }
 }
