@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 use serde_json::Map;
 
 use super::{
+    accept::permits_adoption,
     adoption::{self, Adoption},
     attempt::{Attempt, SETTLED},
     keys::ClientKeys,
@@ -214,6 +215,15 @@ impl Observed {
         self.has_manager() && self.is_vouched_for(client)
     }
 
+    /// Whether the profile's management client may be used to take a client over: one that is this object's own already, or
+    /// that the profile lets it adopt.
+    #[must_use]
+    pub fn enrolls_by_manager(&self) -> bool {
+        let is_own = self.client.status.as_ref().is_some_and(|status| status.client_id.is_some());
+        let may_adopt = |profile: &TokenProfile| permits_adoption(profile, self.namespace(), &self.namespace_labels);
+        self.has_manager() && (is_own || self.profile.as_ref().is_some_and(may_adopt))
+    }
+
     /// Whether the status names the client as this object's, and at this URI. Unlike the registration Secret, which is in the
     /// application team's hands, the status is the operator's alone.
     #[must_use]
@@ -269,6 +279,7 @@ impl Observed {
         self.client.metadata.deletion_timestamp.is_some().hash(&mut hasher);
         self.profile.as_ref().map(token_profile::is_ready).hash(&mut hasher);
         self.client.annotations().get(annotations::ROTATE).hash(&mut hasher);
+        self.enrolls_by_manager().hash(&mut hasher);
         if let Some(Ok(Adoption { registration_access_token, client_secret })) = &self.adoption {
             [registration_access_token, client_secret]
                 .map(|s| s.as_ref().map(ExposeSecret::expose_secret))

@@ -131,7 +131,7 @@ impl Plan {
                 "Secret {secret} is gone, and with it the access to the registration of client {client_id}. Restore the Secret from a backup; or let a new client take its place with spec.replacement.when: [RegistrationLost]; or delete the OAuthClient and create it again"
             ));
             let may_replace = observed.may_replace(ReplacementReason::RegistrationLost);
-            if !may_replace && (!observed.has_manager() || observed.lost.is_some()) {
+            if !may_replace && (!observed.enrolls_by_manager() || observed.lost.is_some()) {
                 return;
             }
         }
@@ -161,7 +161,7 @@ impl Plan {
         let document = metadata::for_server(document, &observed.server());
         match (known, &observed.client.spec.adopt) {
             // The management client reads it anew.
-            (Some(client_id), _) if observed.has_manager() && observed.lost.is_none() => {
+            (Some(client_id), _) if observed.enrolls_by_manager() && observed.lost.is_none() => {
                 let registration_client_uri = status.and_then(|status| status.registration_client_uri.clone());
                 self.adopt(observed, &client_id, registration_client_uri);
             }
