@@ -366,6 +366,12 @@ pub struct OAuthClientStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
 
+    /// The server has said itself that the client is this object's: it has registered it, or has taken its registration
+    /// access token. Only then is the profile's management client used for it; the registration Secret alone, which others
+    /// can write, is no proof.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirmed: bool,
+
     /// When the server issued the client identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id_issued_at: Option<Time>,
@@ -453,6 +459,10 @@ pub struct ServerChange {
 pub struct RetiringClient {
     /// Its client id.
     pub client_id: String,
+
+    /// As `status.confirmed`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirmed: bool,
 
     /// Its client configuration endpoint, if the server gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,7 +31,7 @@ async fn registered_at(issuer: &str, http: &reqwest::Client, name: &str) -> Valu
     serde_json::from_slice(&answer.send().await.unwrap().bytes().await.unwrap()).unwrap()
 }
 
-fn text<'a>(client: &'a Value, name: &str) -> &'a str {
+pub fn text<'a>(client: &'a Value, name: &str) -> &'a str {
     client[name].as_str().unwrap_or_else(|| panic!("no {name} in {client}"))
 }
 
@@ -150,7 +150,7 @@ async fn a_client_is_adopted_by_one_and_two_do_not_share_a_secret() {
 // --- by the profile's management client
 
 /// A server with a management client, and a client there that nobody's OAuthClient has.
-async fn managed_server() -> (FaultServer, Value) {
+pub async fn managed_server() -> (FaultServer, Value) {
     let server = FaultServer::start_registrar(Registrar::default()).await;
     let http = reqwest::Client::builder().tls_certs_only([]).no_proxy().build().unwrap();
     let by_hand = registered_at(&server.url(""), &http, "by hand").await;
@@ -158,7 +158,7 @@ async fn managed_server() -> (FaultServer, Value) {
 }
 
 /// A profile of that server for every namespace.
-async fn managed_profile(home: &Home, server: &FaultServer) {
+pub async fn managed_profile(home: &Home, server: &FaultServer) {
     let mut profile = profile(&server.url(""));
     profile["spec"]["allowedNamespaces"] = json!({"from": "All"});
     profile["spec"]["server"] = json!({"managementClient": {"clientId": "manager", "secretRef": {"name": "manager"}}});
@@ -179,7 +179,7 @@ fn adopting_by_manager(home: &Home, identity: &Home, by_hand: &Value) -> Value {
 }
 
 /// How often the server was asked for a token, and about this client.
-fn calls(server: &FaultServer, client: &Value) -> [usize; 2] {
+pub fn calls(server: &FaultServer, client: &Value) -> [usize; 2] {
     let path = format!("/reg/{}", text(client, "client_id"));
     let requests = server.requests();
     [requests.iter().filter(|r| r.path == "/token").count(), requests.iter().filter(|r| r.path == path).count()]

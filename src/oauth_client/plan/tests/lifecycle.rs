@@ -4,6 +4,7 @@ use super::*;
 use crate::oauth_client::{
     adoption::Adoption,
     keys::tests::key,
+    observe::as_the_status_says,
     registration::{Origin, Retiring},
 };
 
@@ -402,13 +403,16 @@ fn who_may_not_adopt_by_the_management_client_needs_the_clients_own_token() {
 
 #[test]
 fn what_is_adopted_already_does_not_depend_on_the_right_to_adopt() {
-    let mut adopted = settled(registered());
+    let mut adopted = confirmed(registered());
     adopted.client.spec = adopting_by_management_client(json!({})).client.spec;
     server(&mut adopted, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
     let kept = plan(&adopted, now());
     assert!(kept.accepted.is_true() && kept.registered.is_true(), "{kept:?}");
     let lost = Observed { registration: RegistrationSecret::Absent, ..adopted.clone() };
     assert_eq!(step_of(&lost), Some("Adopt"), "it is this OAuthClient's own");
+    let mut doubtful = lost;
+    doubtful.client.status.as_mut().unwrap().confirmed = false;
+    assert_eq!(step_of(&doubtful), None, "nobody but the registration Secret has said so");
     let unsaid = Observed { client: OAuthClient { status: None, ..adopted.client.clone() }, ..adopted };
     assert!(plan(&unsaid, now()).accepted.is_true(), "the operator died before it could say so");
 }
@@ -450,7 +454,8 @@ fn a_client_that_was_lost_is_looked_for_again_when_something_has_changed() {
 fn a_lost_registration_secret_is_read_anew_by_the_management_client() {
     let mut observed = new_client();
     observed.client.finalizers_mut().push(FINALIZER.into());
-    observed.client.status.get_or_insert_default().client_id = Some("c".into());
+    let status = observed.client.status.get_or_insert_default();
+    (status.client_id, status.confirmed) = (Some("c".into()), true);
     server(&mut observed, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
     assert_eq!(plan(&observed, now()).step, Some(Step::Adopt { client_id: "c".into(), registration_client_uri: None }));
     observed.lost = Some("404".into());
@@ -647,13 +652,113 @@ fn a_renewal_that_can_not_be_had_stands_in_nobodys_way() {
     };
 }
 
+/// The status as it is written at the end of a pass in which the server has answered.
+fn confirmed(mut observed: Observed) -> Observed {
+    observed.live = Some(Live { information: held(&observed).information, drift: Vec::new() });
+    let mut observed = settled(observed);
+    observed.live = None;
+    observed
+}
+
 #[test]
 fn the_management_client_deletes_only_what_the_status_names() {
-    let observed = settled(registered());
+    assert!(!settled(registered()).is_vouched_for(&held(&registered()).information), "the server has not said so");
+    let observed = confirmed(registered());
+    assert!(settled(observed.clone()).client.status.unwrap().confirmed, "it stays said");
     let own = held(&observed).information;
     assert!(observed.is_vouched_for(&own));
     let other = information(json!({"client_id": "somebody", "registration_client_uri": "https://as/reg/c"}));
     let elsewhere = information(json!({"client_id": "c", "registration_client_uri": "https://as/reg/somebody"}));
     assert!(!observed.is_vouched_for(&other) && !observed.is_vouched_for(&elsewhere));
     assert!(!new_client().is_vouched_for(&own), "nothing has been said yet");
+}
+
+#[test]
+fn a_registration_secret_that_has_been_edited_is_not_followed() {
+    let observed = confirmed(registered());
+    let read = |edit: &dyn Fn(&mut Registration)| {
+        let mut registration = held(&observed);
+        edit(&mut registration);
+        as_the_status_says(kept(registration), observed.client.status.as_ref())
+    };
+    let RegistrationSecret::Held { registration, .. } =
+        read(&|edited| edited.information.registration_client_uri = Some("https://as/reg/somebody".into()))
+    else {
+        panic!("held")
+    };
+    assert_eq!(registration.information.registration_client_uri.as_deref(), Some("https://as/reg/c"));
+    let RegistrationSecret::Unreadable { secret, flaw } =
+        read(&|edited| edited.information.client_id = "somebody".into())
+    else {
+        panic!("of no use")
+    };
+    let edited = Observed { registration: RegistrationSecret::Unreadable { secret, flaw }, ..observed.clone() };
+    let lost = plan(&edited, now());
+    assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
+    for said in ["shop-registration", "client somebody", "is c", "estore the Secret"] {
+        assert!(lost.registered.message.contains(said), "{said} should be in: {}", lost.registered.message);
+    }
+    let Some(Step::ReportOrphan { client_ids, .. }) = plan(&delete(edited), now()).step else { panic!("reported") };
+    assert_eq!(client_ids, ["c"]);
+
+    // A former client that the status does not name is somebody's.
+    let planted = information(json!({"client_id": "former", "registration_client_uri": "https://as/reg/former"}));
+    let mut observed = observed;
+    change(&mut observed, |registration| {
+        registration.retiring.push(Retiring {
+            information: planted.clone(),
+            keys: ClientKeys::default(),
+            delete_after: at(NOW + 60),
+            is_lost: false,
+        });
+    });
+    assert!(!settled(observed).is_vouched_for(&planted));
+}
+
+#[test]
+fn a_successor_is_named_before_the_former_client_goes_and_the_status_knows_both() {
+    let mut observed = confirmed(registered());
+    let former = held(&observed).information;
+    change(&mut observed, |registration| {
+        registration.information.client_id = "new".into();
+        registration.information.registration_client_uri = Some("https://as/reg/new".into());
+        let (information, keys) = (former.clone(), ClientKeys::default());
+        registration.retiring.push(Retiring { information, keys, delete_after: now(), is_lost: false });
+    });
+    let Some(Step::ApplySecret { secret, .. }) = plan(&observed, now()).step else { panic!("the Secret") };
+    observed.apply(written(&secret));
+    let read = as_the_status_says(observed.registration.clone(), observed.client.status.as_ref());
+    assert!(matches!(read, RegistrationSecret::Held { .. }));
+    for observed in [observed.clone(), delete(observed.clone())] {
+        let lagging = plan(&observed, now());
+        assert_eq!((lagging.step, lagging.requeue_after), (None, Some(Duration::ZERO)));
+        let told = settled(observed);
+        assert_eq!(step_of(&told), Some("Retire"));
+        assert!(told.is_vouched_for(&former) && !told.is_vouched_for(&held(&told).information));
+    }
+}
+
+#[test]
+fn what_the_server_has_not_said_yet_is_read_before_the_management_client_is_needed() {
+    let mut observed = settled(registered());
+    server(&mut observed, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
+    assert_eq!(plan(&observed, now()).step, Some(Step::Read { purpose: Purpose::Compare }));
+    assert_eq!(held(&observed).access(observed.manages(&held(&observed).information)), [Access::Token]);
+    let read = answered(&observed, |_| {});
+    observed.apply(read);
+    let mut observed = settled(observed);
+    observed.live = None;
+    assert_eq!(step_of(&observed), None);
+    assert!(observed.manages(&held(&observed).information));
+}
+
+#[test]
+fn a_client_that_was_adopted_as_it_was_given_is_nobodys_word() {
+    let mut observed = new_client();
+    let mut given = registration(&json!({"client_id": "c", "client_secret": "s"}));
+    given.history.origin = Origin::Adopted;
+    let (client, secret) = (Box::new(observed.client.clone()), StoredSecret::default());
+    observed.apply(Change::Enrolled { client, secret, registration: Box::new(given) });
+    let status = settled(observed).client.status.unwrap();
+    assert_eq!((status.client_id.as_deref(), status.confirmed), (Some("c"), false));
 }
