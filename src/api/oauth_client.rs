@@ -311,7 +311,8 @@ pub struct Adopt {
     pub registration_client_uri: Option<String>,
 
     /// The Secret with its `registration-access-token` and `client-secret`, as far as there are any. It must carry the
-    /// label `dcr-operator.dev/credentials: "true"`. Left out: the profile's `server.managementClient` reads the client.
+    /// label `dcr-operator.dev/credentials: "true"`. Left out: the profile's `server.managementClient` reads the
+    /// client, if its `adoptionNamespaces` include this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 }

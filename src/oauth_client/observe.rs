@@ -484,10 +484,11 @@ pub fn as_the_status_says(registration: RegistrationSecret, status: Option<&OAut
         return RegistrationSecret::Unreadable { secret, flaw };
     }
     for client in iter::once(own).chain(registration.retiring.iter_mut().map(|former| &mut former.information)) {
-        if let Some(uri) = confirmed_uri(status, &client.client_id)
-            && client.registration_client_uri.as_deref().is_none_or(|kept| path(kept) != path(uri))
+        let known = confirmed_uri(status, &client.client_id);
+        if is_confirmed(status, &client.client_id)
+            && client.registration_client_uri.as_deref().map(path) != known.map(path)
         {
-            client.registration_client_uri = Some(uri.to_owned());
+            client.registration_client_uri = known.map(str::to_owned);
         }
     }
     RegistrationSecret::Held { secret, registration }

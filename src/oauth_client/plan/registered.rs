@@ -231,7 +231,7 @@ impl Plan {
             .secret_ends()
             .map(|ends| (schedule::renewal(issued, ends, uid), Renewal::Credentials { ends: Some(ends) }));
         // A management client does not depend on the token.
-        let token = registration.token_ends(server).filter(|_| !observed.has_manager());
+        let token = registration.token_ends(server).filter(|_| !observed.manages(&registration.information));
         let token = token.map(|ends| (schedule::renewal(history.token_issued_at, ends, uid), Renewal::Token { ends }));
         let mut all: Vec<_> = [requested, secret, token, scheduled].into_iter().flatten().collect();
         all.sort_by_key(|(at, _)| *at);

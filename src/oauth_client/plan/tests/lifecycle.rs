@@ -277,8 +277,11 @@ fn a_registration_access_token_is_renewed_before_it_ends() {
     let (_, step) = renewed(json!({"registrationAccessTokenLifetime": "672h"})).unwrap();
     let Some(Step::Update { document, cause, .. }) = step else { panic!("update") };
     assert_eq!((document.0, cause), (held(&observed).request.unwrap(), Cause::TokenRenewal { ends }));
-    let manager = json!({"clientId": "m", "secretRef": {"name": "manager"}});
-    assert_eq!(renewed(json!({"type": "Curity", "managementClient": manager})), None, "it does without the token");
+    let manager = json!({"type": "Curity", "managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}});
+    assert!(renewed(manager.clone()).is_some(), "it waits for the server's word");
+    let mut managed = confirmed(registered());
+    server(&mut managed, manager);
+    assert_eq!(plan(&managed, now()).requeue_after, None, "it does without the token");
 }
 
 #[test]
@@ -687,6 +690,11 @@ fn a_registration_secret_that_has_been_edited_is_not_followed() {
         panic!("held")
     };
     assert_eq!(registration.information.registration_client_uri.as_deref(), Some("https://as/reg/c"));
+    let mut without = observed.client.status.clone().unwrap();
+    without.registration_client_uri = None;
+    let read_without = as_the_status_says(observed.registration.clone(), Some(&without));
+    let RegistrationSecret::Held { registration, .. } = read_without else { panic!("held") };
+    assert_eq!(registration.information.registration_client_uri, None, "the server gave none");
     let RegistrationSecret::Unreadable { secret, flaw } =
         read(&|edited| edited.information.client_id = "somebody".into())
     else {
