@@ -279,9 +279,9 @@ fn a_registration_access_token_is_renewed_before_it_ends() {
     assert_eq!((document.0, cause), (held(&observed).request.unwrap(), Cause::TokenRenewal { ends }));
     let manager = json!({"type": "Curity", "managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}});
     assert!(renewed(manager.clone()).is_some(), "it waits for the server's word");
-    let mut managed = confirmed(registered());
-    server(&mut managed, manager);
-    assert_eq!(plan(&managed, now()).requeue_after, None, "it does without the token");
+    let mut known = confirmed(registered());
+    server(&mut known, manager);
+    assert_eq!(plan(&known, now()).requeue_after, None, "it does without the token");
 }
 
 #[test]
