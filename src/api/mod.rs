@@ -21,8 +21,8 @@ pub use oauth_client::{
 pub use schema::crds;
 pub use token_profile::{
     AllowedNamespaces, BearerToken, CaBundleKind, CaBundleRef, ClientAuthMethod, ClientCredentials, Endpoints,
-    InitialAccessToken, Limits, NamespacesFrom, SecretKeyRef, SecretRef, ServerBehaviour, ServerType, Tls,
-    TokenProfile, TokenProfileSpec, TokenProfileStatus, TokenReuse, UpdateSemantics,
+    InitialAccessToken, Limits, ManagementClient, NamespacesFrom, SecretKeyRef, SecretRef, ServerBehaviour, ServerType,
+    Tls, TokenProfile, TokenProfileSpec, TokenProfileStatus, TokenReuse, UpdateSemantics,
 };
 
 /// The API group of all three kinds.

@@ -311,7 +311,8 @@ pub struct Adopt {
     pub registration_client_uri: Option<String>,
 
     /// The Secret with its `registration-access-token` and `client-secret`, as far as there are any. It must carry the
-    /// label `dcr-operator.dev/credentials: "true"`. Left out: the profile's `server.managementClient` reads the client.
+    /// label `dcr-operator.dev/credentials: "true"`. Left out: the profile's `server.managementClient` reads the
+    /// client, if its `adoptionNamespaces` include this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 }
@@ -365,6 +366,12 @@ pub struct OAuthClientStatus {
     /// The client identifier that the server issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+
+    /// The server has said itself that the client is this object's: it has registered it, or has taken its registration
+    /// access token. Only then is the profile's management client used for it; the registration Secret alone, which others
+    /// can write, is no proof.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirmed: bool,
 
     /// When the server issued the client identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -453,6 +460,10 @@ pub struct ServerChange {
 pub struct RetiringClient {
     /// Its client id.
     pub client_id: String,
+
+    /// As `status.confirmed`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirmed: bool,
 
     /// Its client configuration endpoint, if the server gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -237,7 +237,22 @@ pub struct ServerBehaviour {
 
     /// A client whose access token manages any client: for adoption, and where a registration access token is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub management_client: Option<ClientCredentials>,
+    pub management_client: Option<ManagementClient>,
+}
+
+/// A client of the platform team whose access token reads, changes and deletes any client of the server.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagementClient {
+    #[serde(flatten)]
+    pub credentials: ClientCredentials,
+
+    /// The namespaces whose OAuthClients may adopt clients (`spec.adopt`) by this management client, without their
+    /// registration access token. Whoever may adopt a client gets its secret: such a namespace can take over any client of
+    /// the server that no OAuthClient of this profile has. The namespace must be among the profile's `allowedNamespaces`,
+    /// too. Clients that are adopted already, and adoptions with a registration access token, do not depend on it.
+    #[serde(default)]
+    pub adoption_namespaces: AllowedNamespaces,
 }
 
 /// An authorization server product.

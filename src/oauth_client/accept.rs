@@ -7,9 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::{
     metadata::{Document, InvalidMetadata},
     observe::Observed,
+    registration::RegistrationSecret,
 };
 use crate::{
-    api::{NamespacesFrom, OAuthClient, OAuthClientStatus, TokenProfile, conditions, reasons},
+    api::{AllowedNamespaces, NamespacesFrom, OAuthClient, OAuthClientStatus, TokenProfile, conditions, reasons},
     kubernetes::{Finding, condition},
     policy::{self, Older, Subject, Verdict},
     text::truncate,
@@ -31,6 +32,15 @@ pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>)
             reasons::REF_NOT_PERMITTED,
             format!(
                 "TokenProfile {name} does not allow OAuthClients of namespace {namespace} (spec.allowedNamespaces)"
+            ),
+        );
+    }
+    if adopts_without_token(observed) && observed.has_manager() && !observed.enrolls_by_manager() {
+        let namespace = observed.namespace();
+        return Finding::no(
+            reasons::REF_NOT_PERMITTED,
+            format!(
+                "TokenProfile {name} does not allow OAuthClients of namespace {namespace} to adopt clients without their registration access token (spec.server.managementClient.adoptionNamespaces). Put the client's registration-access-token into a Secret and name that in spec.adopt.secretRef; or ask whoever keeps the TokenProfile to allow namespace {namespace} in that field"
             ),
         );
     }
@@ -100,10 +110,39 @@ pub fn is_refused(accepted: &Finding) -> bool {
     [reasons::POLICY_DENIED, reasons::INVALID_METADATA].contains(&accepted.reason.as_str())
 }
 
+/// A client is to be adopted, nothing of it is known yet, and its registration access token is not given.
+fn adopts_without_token(observed: &Observed) -> bool {
+    let is_adopted = observed.client.status.as_ref().is_some_and(|status| status.client_id.is_some())
+        || !matches!(observed.registration, RegistrationSecret::Absent);
+    observed.client.spec.adopt.is_some()
+        && !is_adopted
+        && match &observed.adoption {
+            None => true,
+            Some(Ok(given)) => given.registration_access_token.is_none(),
+            // It may still come.
+            Some(Err(_)) => false,
+        }
+}
+
 /// Whether the profile lets in the OAuthClients of a namespace.
 #[must_use]
 pub fn permits(profile: &TokenProfile, namespace: &str, namespace_labels: &BTreeMap<String, String>) -> bool {
-    let allowed = &profile.spec.allowed_namespaces;
+    includes(&profile.spec.allowed_namespaces, profile, namespace, namespace_labels)
+}
+
+/// Whether the profile's management client adopts clients for the OAuthClients of a namespace.
+#[must_use]
+pub fn permits_adoption(profile: &TokenProfile, namespace: &str, namespace_labels: &BTreeMap<String, String>) -> bool {
+    let manager = profile.spec.server.management_client.as_ref();
+    manager.is_some_and(|manager| includes(&manager.adoption_namespaces, profile, namespace, namespace_labels))
+}
+
+fn includes(
+    allowed: &AllowedNamespaces,
+    profile: &TokenProfile,
+    namespace: &str,
+    namespace_labels: &BTreeMap<String, String>,
+) -> bool {
     let same = profile.metadata.namespace.as_deref() == Some(namespace);
     match allowed.from {
         NamespacesFrom::Same => same,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
+    iter,
     time::Duration,
 };
 
@@ -13,14 +14,15 @@ use secrecy::ExposeSecret;
 use serde_json::Map;
 
 use super::{
+    accept::permits_adoption,
     adoption::{self, Adoption},
     attempt::{Attempt, SETTLED},
     keys::ClientKeys,
     metadata,
-    registration::{self, Registration, RegistrationSecret, Retiring, StoredSecret},
+    registration::{self, Flaw, Origin, Registration, RegistrationSecret, Retiring, StoredSecret},
 };
 use crate::{
-    api::{DcrPolicy, OAuthClient, ReplacementReason, ServerBehaviour, TokenProfile, annotations},
+    api::{DcrPolicy, OAuthClient, OAuthClientStatus, ReplacementReason, ServerBehaviour, TokenProfile, annotations},
     context::Context,
     dcr::ClientInformation,
     kubernetes::{self, SecretData},
@@ -132,7 +134,11 @@ impl Observed {
         match change {
             Change::Enrolled { client, secret, registration } => {
                 self.client = *client;
-                self.live = Some(Live { information: registration.information.clone(), drift: Vec::new() });
+                // One that was adopted as it was given has been asked for by nobody.
+                let has_answered =
+                    registration.history.origin != Origin::Adopted || !registration.information.metadata.is_empty();
+                self.live =
+                    has_answered.then(|| Live { information: registration.information.clone(), drift: Vec::new() });
                 self.registration = RegistrationSecret::Held { secret, registration };
                 self.lost = None;
             }
@@ -214,20 +220,43 @@ impl Observed {
         self.has_manager() && self.is_vouched_for(client)
     }
 
-    /// Whether the status names the client as this object's, and at this URI. Unlike the registration Secret, which is in the
-    /// application team's hands, the status is the operator's alone.
+    /// Whether the profile's management client may be used to take a client over: one that is this object's own already, or
+    /// that the profile lets it adopt.
+    #[must_use]
+    pub fn enrolls_by_manager(&self) -> bool {
+        let Some(profile) = self.profile.as_ref().filter(|_| self.has_manager()) else { return false };
+        let status = self.client.status.as_ref().filter(|status| status.client_id.is_some());
+        status.map_or_else(
+            || permits_adoption(profile, self.namespace(), &self.namespace_labels),
+            |status| status.confirmed,
+        )
+    }
+
+    /// Whether the status names the client as one that the server has said to be this object's, and at this URI. Unlike the
+    /// registration Secret, which is in the application team's hands, the status is the operator's alone.
     #[must_use]
     pub fn is_vouched_for(&self, client: &ClientInformation) -> bool {
         let Some(status) = &self.client.status else { return false };
-        let path = |uri: &str| url::Url::parse(uri).ok().map(|uri| uri.path().to_owned());
-        let at = |uri: Option<&String>| match (&client.registration_client_uri, uri) {
-            (Some(kept), Some(known)) => path(kept) == path(known),
-            (kept, _) => kept.is_none(),
-        };
-        let is_own = status.client_id.as_ref() == Some(&client.client_id);
-        let former = status.retiring.iter().find(|former| former.client_id == client.client_id);
-        (is_own && at(status.registration_client_uri.as_ref()))
-            || former.is_some_and(|former| at(former.registration_client_uri.as_ref()))
+        is_confirmed(status, &client.client_id)
+            && client
+                .registration_client_uri
+                .as_deref()
+                .is_none_or(|kept| confirmed_uri(status, &client.client_id).is_some_and(|uri| path(uri) == path(kept)))
+    }
+
+    /// Whether the status still names a former client as the one in use. It tells of the new one before the former one goes:
+    /// see [`as_the_status_says`].
+    #[must_use]
+    pub fn status_lags(&self) -> bool {
+        let RegistrationSecret::Held { registration, .. } = &self.registration else { return false };
+        let known = self.client.status.as_ref().and_then(|status| status.client_id.as_ref());
+        known.is_some_and(|known| *known != registration.information.client_id)
+    }
+
+    /// Whether the server has said in this pass that the client is this object's.
+    #[must_use]
+    pub fn has_heard_of(&self, client_id: &str) -> bool {
+        self.live.as_ref().is_some_and(|live| live.information.client_id == client_id)
     }
 
     /// `namespace/name` of the profile.
@@ -269,6 +298,7 @@ impl Observed {
         self.client.metadata.deletion_timestamp.is_some().hash(&mut hasher);
         self.profile.as_ref().map(token_profile::is_ready).hash(&mut hasher);
         self.client.annotations().get(annotations::ROTATE).hash(&mut hasher);
+        self.enrolls_by_manager().hash(&mut hasher);
         if let Some(Ok(Adoption { registration_access_token, client_secret })) = &self.adoption {
             [registration_access_token, client_secret]
                 .map(|s| s.as_ref().map(ExposeSecret::expose_secret))
@@ -381,7 +411,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
         namespace_is_terminating: context.namespace_is_terminating(&namespace),
         policies,
         older,
-        registration: registration_secret(registration, &uid),
+        registration: as_the_status_says(registration_secret(registration, &uid), client.status.as_ref()),
         secret: match secret {
             None => ApplicationSecret::Absent,
             Some(secret) if !is_for_application(&secret, &uid) => ApplicationSecret::Foreign,
@@ -434,7 +464,50 @@ pub fn registration_secret(secret: Option<Secret>, uid: &str) -> RegistrationSec
             Ok(registration) => {
                 RegistrationSecret::Held { secret: StoredSecret::new(secret), registration: Box::new(registration) }
             }
-            Err(key) => RegistrationSecret::Unreadable { secret: StoredSecret::new(secret), key },
+            Err(key) => RegistrationSecret::Unreadable { secret: StoredSecret::new(secret), flaw: Flaw::Key(key) },
         },
     }
+}
+
+/// The registration as far as the status bears it out, which is the operator's alone; the Secret is in the application
+/// team's hands. A client that the status does not name is this object's only in place of the one that it names, which is
+/// then among the former ones: before that one goes, the status names the new one. Where a client is, the status says.
+#[must_use]
+pub fn as_the_status_says(registration: RegistrationSecret, status: Option<&OAuthClientStatus>) -> RegistrationSecret {
+    let Some(status) = status else { return registration };
+    let RegistrationSecret::Held { secret, mut registration } = registration else { return registration };
+    let own = &mut registration.information;
+    if let Some(known) = status.client_id.as_ref().filter(|known| **known != own.client_id)
+        && !registration.retiring.iter().any(|former| former.information.client_id == *known)
+    {
+        let flaw = Flaw::OtherClient(own.client_id.clone());
+        return RegistrationSecret::Unreadable { secret, flaw };
+    }
+    for client in iter::once(own).chain(registration.retiring.iter_mut().map(|former| &mut former.information)) {
+        let known = confirmed_uri(status, &client.client_id);
+        if is_confirmed(status, &client.client_id)
+            && client.registration_client_uri.as_deref().map(path) != known.map(path)
+        {
+            client.registration_client_uri = known.map(str::to_owned);
+        }
+    }
+    RegistrationSecret::Held { secret, registration }
+}
+
+/// Whether the server has said that the client is this object's.
+pub fn is_confirmed(status: &OAuthClientStatus, client_id: &str) -> bool {
+    (status.confirmed && status.client_id.as_deref() == Some(client_id))
+        || status.retiring.iter().any(|former| former.confirmed && former.client_id == client_id)
+}
+
+/// Where a client is that the server has said to be this object's.
+fn confirmed_uri<'a>(status: &'a OAuthClientStatus, client_id: &str) -> Option<&'a str> {
+    let own = status.confirmed && status.client_id.as_deref() == Some(client_id);
+    let former = || status.retiring.iter().find(|former| former.confirmed && former.client_id == client_id);
+    let uri = if own { &status.registration_client_uri } else { &former()?.registration_client_uri };
+    uri.as_deref()
+}
+
+fn path(uri: &str) -> Option<String> {
+    url::Url::parse(uri).ok().map(|uri| uri.path().to_owned())
 }

@@ -21,7 +21,7 @@ use super::{
     attempt::Attempt,
     metadata::{self, Document},
     observe::{ApplicationSecret, Observed},
-    registration::RegistrationSecret,
+    registration::{Flaw, RegistrationSecret},
 };
 use crate::{
     api::{FINALIZER, ReplacementReason, TokenProfile, annotations, conditions, reasons},
@@ -66,10 +66,21 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             let secret = super::registration::secret_name(observed.name());
             plan.conflict(&secret, "give the OAuthClient another name");
         }
-        RegistrationSecret::Unreadable { key, .. } => {
+        RegistrationSecret::Unreadable { flaw, .. } => {
             let secret = super::registration::secret_name(observed.name());
+            let known = observed.client.status.as_ref().and_then(|status| status.client_id.as_deref());
+            let (flaw, ways) = match flaw {
+                Flaw::Key(key) => (format!("key {key:?} of Secret {secret} is missing or spoilt"), ""),
+                Flaw::OtherClient(other) => (
+                    format!(
+                        "Secret {secret} has been edited: it is about client {other}, and this OAuthClient's is {}",
+                        known.unwrap_or_default()
+                    ),
+                    "or delete the Secret, which the TokenProfile's management client, if there is one, then makes anew; ",
+                ),
+            };
             plan.lose(format!(
-                "key {key:?} of Secret {secret} is missing or spoilt, and with it the access to the registration; restore the Secret from a backup, or delete the OAuthClient and create it again"
+                "{flaw}, and with it the access to the registration is gone; restore the Secret from a backup; {ways}or delete the OAuthClient and create it again"
             ));
         }
     }
@@ -131,7 +142,7 @@ impl Plan {
                 "Secret {secret} is gone, and with it the access to the registration of client {client_id}. Restore the Secret from a backup; or let a new client take its place with spec.replacement.when: [RegistrationLost]; or delete the OAuthClient and create it again"
             ));
             let may_replace = observed.may_replace(ReplacementReason::RegistrationLost);
-            if !may_replace && (!observed.has_manager() || observed.lost.is_some()) {
+            if !may_replace && (!observed.enrolls_by_manager() || observed.lost.is_some()) {
                 return;
             }
         }
@@ -161,7 +172,7 @@ impl Plan {
         let document = metadata::for_server(document, &observed.server());
         match (known, &observed.client.spec.adopt) {
             // The management client reads it anew.
-            (Some(client_id), _) if observed.has_manager() && observed.lost.is_none() => {
+            (Some(client_id), _) if observed.enrolls_by_manager() && observed.lost.is_none() => {
                 let registration_client_uri = status.and_then(|status| status.registration_client_uri.clone());
                 self.adopt(observed, &client_id, registration_client_uri);
             }

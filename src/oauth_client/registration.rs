@@ -331,15 +331,24 @@ pub enum RegistrationSecret {
     Absent,
     /// There is one of that name that is not ours.
     Foreign,
-    /// It is ours, and this key of it is missing or spoilt.
+    /// It is ours, and of no use.
     Unreadable {
         secret: StoredSecret,
-        key: &'static str,
+        flaw: Flaw,
     },
     Held {
         secret: StoredSecret,
         registration: Box<Registration>,
     },
+}
+
+/// Why a registration Secret is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// This key is missing or spoilt.
+    Key(&'static str),
+    /// It is about this client, which is not the one of the status.
+    OtherClient(String),
 }
 
 /// A Secret without its data: enough to write or remove it, and nothing for `Debug` to show.

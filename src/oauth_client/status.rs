@@ -8,7 +8,7 @@ use super::{
     accept::permits,
     act::Error,
     metadata,
-    observe::{ApplicationSecret, Observed},
+    observe::{self, ApplicationSecret, Observed},
     plan::{self, Cause, Plan, Purpose, Step},
     registration::{RegistrationSecret, whole_seconds},
 };
@@ -154,7 +154,11 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         let time = |seconds: Option<i64>| {
             seconds.filter(|s| *s > 0).and_then(|seconds| Timestamp::from_second(seconds).ok()).map(Time)
         };
+        let said = client.status.as_ref();
+        let is_confirmed =
+            |id: &str| observed.has_heard_of(id) || said.is_some_and(|said| observe::is_confirmed(said, id));
         status.client_id = Some(information.client_id.clone());
+        status.confirmed = is_confirmed(&information.client_id);
         status.client_id_issued_at = time(information.client_id_issued_at);
         status.client_secret_expires_at = time(information.client_secret_expires_at);
         status.registration_access_token_expires_at = registration.token_ends(&server).map(whole_seconds).map(Time);
@@ -186,6 +190,7 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
                 .take(MOST_RETIRING)
                 .map(|former| RetiringClient {
                     client_id: former.information.client_id.clone(),
+                    confirmed: is_confirmed(&former.information.client_id),
                     registration_client_uri: resolved(former.information.registration_client_uri.as_ref()),
                     delete_after: Time(whole_seconds(former.delete_after)),
                 })

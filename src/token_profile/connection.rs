@@ -247,7 +247,7 @@ impl Connections {
     /// If the Secret or its key is missing, or it is not labelled.
     pub async fn management_client(&self, profile: &TokenProfile) -> Result<Option<dcr::ClientCredentials>, Error> {
         match &profile.spec.server.management_client {
-            Some(client) => self.grant(profile, client, "dcrm").await.map(Some),
+            Some(client) => self.grant(profile, &client.credentials, "dcrm").await.map(Some),
             None => Ok(None),
         }
     }

@@ -94,8 +94,8 @@ fn profiles_reading(context: &Context, change: &SecretChange) -> Vec<ObjectRef<G
 fn secrets_of(profile: &TokenProfile) -> impl Iterator<Item = &String> {
     let spec = &profile.spec;
     let source = spec.initial_access_token.as_ref();
-    let clients =
-        [source.and_then(|source| source.client_credentials.as_ref()), spec.server.management_client.as_ref()];
+    let manager = spec.server.management_client.as_ref().map(|manager| &manager.credentials);
+    let clients = [source.and_then(|source| source.client_credentials.as_ref()), manager];
     let clients = clients.into_iter().flatten().filter_map(|client| client.secret_ref.as_ref());
     let bearer = source.and_then(|source| source.bearer_token.as_ref()).map(|bearer| &bearer.secret_ref);
     let tls = spec.tls.as_ref();

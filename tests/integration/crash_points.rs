@@ -242,7 +242,8 @@ impl Walk {
         let is_current = client["status"]["observedGeneration"] == client["metadata"]["generation"];
         let asked = &client["metadata"]["annotations"]["dcr-operator.dev/rotate-requested-at"];
         let is_handled = *asked == client["status"]["lastHandledRotateAt"];
-        let is_quiet = condition(&client, "Reconciling").is_null();
+        // A former client goes after the status has told of its successor.
+        let is_quiet = condition(&client, "Reconciling").is_null() && client["status"]["retiring"].is_null();
         let is_lost =
             ["False RegistrationLost", "False PolicyDenied"].contains(&verdict(&client, "Registered").as_str());
         let is_ready = verdict(&client, "Ready") == "True Ready" && is_handled;

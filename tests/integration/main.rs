@@ -34,4 +34,5 @@ mod registration;
 mod rotation;
 mod secrets;
 mod storm;
+mod tampering;
 mod teams;

@@ -270,7 +270,6 @@ impl Cluster {
             list["items"].as_array().cloned().unwrap_or_default()
         };
         let clients = list(format!("/apis/dcr-operator.dev/v1alpha1/namespaces/{namespace}/oauthclients")).await;
-        let events = list(format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events")).await;
         let secrets = Api::<Secret>::namespaced(client.clone(), namespace).list(&ListParams::default()).await;
         let secrets: BTreeMap<String, BTreeMap<String, String>> = secrets
             .expect("the Secrets")
@@ -282,6 +281,8 @@ impl Cluster {
                 (secret.metadata.name.unwrap_or_default(), data)
             })
             .collect();
+        // After the Secrets: what is no longer in them has been reported before.
+        let events = list(format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events")).await;
         let (mut held, mut retiring) = (BTreeMap::new(), BTreeSet::new());
         for data in secrets.values() {
             let json = |key: &str| serde_json::from_str::<Value>(data.get(key)?).ok();

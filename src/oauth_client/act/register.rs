@@ -148,7 +148,8 @@ pub async fn adopt(
         keys: ClientKeys::default(),
         retiring: observed.listed_as_retiring(now),
     };
-    let accesses = access(&unread.information, observed.has_manager());
+    // Not for a token that the server has refused either, where the profile does not say so.
+    let accesses = access(&unread.information, observed.enrolls_by_manager());
     let registration = if accesses.is_empty() {
         unread
     } else {

@@ -1,5 +1,7 @@
 //! The OAuthClient is going away. Needs no valid spec, no policy and, with `Retain`, no server.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
@@ -32,6 +34,10 @@ impl Plan {
         }
         if observed.is_settled() {
             self.step = Some(Step::RemoveRegistration);
+            return;
+        }
+        if observed.status_lags() {
+            self.requeue_after = Some(Duration::ZERO);
             return;
         }
         let client_id = registration.information.client_id.clone();

@@ -231,7 +231,7 @@ impl Plan {
             .secret_ends()
             .map(|ends| (schedule::renewal(issued, ends, uid), Renewal::Credentials { ends: Some(ends) }));
         // A management client does not depend on the token.
-        let token = registration.token_ends(server).filter(|_| !observed.has_manager());
+        let token = registration.token_ends(server).filter(|_| !observed.manages(&registration.information));
         let token = token.map(|ends| (schedule::renewal(history.token_issued_at, ends, uid), Renewal::Token { ends }));
         let mut all: Vec<_> = [requested, secret, token, scheduled].into_iter().flatten().collect();
         all.sort_by_key(|(at, _)| *at);
@@ -402,6 +402,12 @@ impl Plan {
     /// Whether the server still has what it answered: looked at now and then, and on demand, where that changes nothing.
     fn compare_with_server(&mut self, held: &Held<'_>) {
         let Held { observed, server, now, .. } = held;
+        // The operator died before the status could say so; the management client waits for it.
+        let is_unconfirmed = observed.has_manager() && !observed.is_vouched_for(&held.registration.information);
+        if is_unconfirmed && held.is_manageable && observed.live.is_none() && !server.reading_rotates() {
+            self.step = Some(Step::Read { purpose: Purpose::Compare });
+            return;
+        }
         let interval: Duration = observed.resync_interval();
         if interval.is_zero() || !held.is_manageable || server.reading_rotates() {
             return;
@@ -429,6 +435,8 @@ impl Plan {
         let at = held.observed.not_before.map_or(at, |not_before| at.max(not_before));
         if at > *now {
             self.wake(*now, at);
+        } else if held.observed.status_lags() {
+            self.requeue_after = Some(Duration::ZERO);
         } else if self.step.is_none() && held.observed.profile.as_ref().is_some_and(token_profile::is_ready) {
             self.step = Some(Step::Retire { client_id: former.information.client_id.clone() });
         }
@@ -448,9 +456,14 @@ impl Plan {
 const MOST_RETIRING: usize = 16;
 
 fn cant_update(held: &Held<'_>) -> String {
+    let client_id = &held.registration.information.client_id;
+    let manager = if held.observed.has_manager() {
+        "the management client is used only for a client that the server has said to be this OAuthClient's (status.confirmed)"
+    } else {
+        "the profile has no management client"
+    };
     format!(
-        "the server gave no registration access token for client {}, and the profile has no management client, so it can't be changed",
-        held.registration.information.client_id
+        "the server gave no registration access token for client {client_id}, and {manager}, so it can't be changed"
     )
 }
 

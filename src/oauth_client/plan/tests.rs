@@ -490,7 +490,8 @@ fn a_lost_registration_is_not_replaced_by_a_guess() {
     let lost = plan(&observed, now());
     assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
     let mut observed = registered();
-    observed.registration = RegistrationSecret::Unreadable { secret: StoredSecret::default(), key: "attempt" };
+    observed.registration =
+        RegistrationSecret::Unreadable { secret: StoredSecret::default(), flaw: Flaw::Key("attempt") };
     let lost = plan(&observed, now());
     assert_eq!((lost.step, lost.registered.reason.as_str()), (None, "RegistrationLost"));
     assert!(lost.registered.message.contains("estore the Secret"), "{}", lost.registered.message);
@@ -564,7 +565,8 @@ fn what_can_not_be_removed_is_reported_by_its_client_id() {
 
     let mut spoilt = delete(registered());
     spoilt.client.status.get_or_insert_default().client_id = Some("c".into());
-    spoilt.registration = RegistrationSecret::Unreadable { secret: StoredSecret::default(), key: "request.json" };
+    spoilt.registration =
+        RegistrationSecret::Unreadable { secret: StoredSecret::default(), flaw: Flaw::Key("request.json") };
     let (client_id, why, _) = reported(spoilt);
     assert_eq!(client_id, "c");
     assert!(why.contains("shop-registration is gone or spoilt"), "{why}");

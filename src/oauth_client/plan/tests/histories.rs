@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::{
     dcr::{self, Refusal, Trouble, Words},
-    oauth_client::registration::Origin,
+    oauth_client::{observe::as_the_status_says, registration::Origin},
 };
 
 /// What people do, and what happens to the process.
@@ -156,7 +156,11 @@ impl World {
             serde_json::from_value(json!({"readRotatesCredentials": self.kind == Kind::Strict})).unwrap();
         observed.compared_at = at(self.now);
         if let Some(registration) = &self.registration {
-            observed.registration = kept(registration.clone());
+            // Nobody has edited it.
+            let held = as_the_status_says(kept(registration.clone()), observed.client.status.as_ref());
+            prop_like(matches!(&held, RegistrationSecret::Held { registration: held, .. }
+                if held.to_data() == registration.to_data()));
+            observed.registration = held;
         }
         if let Some((spec, _)) = &self.secret {
             observed.apply(written(spec));

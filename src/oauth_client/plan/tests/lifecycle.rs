@@ -4,6 +4,7 @@ use super::*;
 use crate::oauth_client::{
     adoption::Adoption,
     keys::tests::key,
+    observe::as_the_status_says,
     registration::{Origin, Retiring},
 };
 
@@ -276,8 +277,11 @@ fn a_registration_access_token_is_renewed_before_it_ends() {
     let (_, step) = renewed(json!({"registrationAccessTokenLifetime": "672h"})).unwrap();
     let Some(Step::Update { document, cause, .. }) = step else { panic!("update") };
     assert_eq!((document.0, cause), (held(&observed).request.unwrap(), Cause::TokenRenewal { ends }));
-    let manager = json!({"clientId": "m", "secretRef": {"name": "manager"}});
-    assert_eq!(renewed(json!({"type": "Curity", "managementClient": manager})), None, "it does without the token");
+    let manager = json!({"type": "Curity", "managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}});
+    assert!(renewed(manager.clone()).is_some(), "it waits for the server's word");
+    let mut known = confirmed(registered());
+    server(&mut known, manager);
+    assert_eq!(plan(&known, now()).requeue_after, None, "it does without the token");
 }
 
 #[test]
@@ -341,6 +345,90 @@ fn a_client_has_one_owner() {
     assert!(conflict.registered.message.contains("shop/first"), "{}", conflict.registered.message);
 }
 
+/// In namespace `shop`, of a profile of namespace `identity`.
+fn adopting_by_management_client(behaviour: Value) -> Observed {
+    let mut observed = new_client();
+    observed.client.finalizers_mut().push(FINALIZER.into());
+    spec(&mut observed, json!({"adopt": {"clientId": "c"}}));
+    let mut manager = json!({"clientId": "m", "secretRef": {"name": "manager"}});
+    manager.as_object_mut().unwrap().extend(behaviour.as_object().cloned().unwrap());
+    server(&mut observed, json!({"managementClient": manager}));
+    observed
+}
+
+#[test]
+fn the_management_client_adopts_for_the_namespaces_that_the_profile_names() {
+    let labelled = json!({"adoptionNamespaces": {"from": "Selector", "selector": {"matchLabels": {"adopts": "yes"}}}});
+    for (behaviour, labels, namespace, expected) in [
+        (json!({}), &[][..], "shop", false),
+        (json!({}), &[], "identity", true),
+        (json!({"adoptionNamespaces": {"from": "Same"}}), &[], "shop", false),
+        (json!({"adoptionNamespaces": {"from": "All"}}), &[], "shop", true),
+        (labelled.clone(), &[("adopts", "no")], "shop", false),
+        (labelled, &[("adopts", "yes")], "shop", true),
+    ] {
+        let mut observed = adopting_by_management_client(behaviour.clone());
+        observed.client.metadata.namespace = Some(namespace.into());
+        observed.namespace_labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let plan = plan(&observed, now());
+        assert_eq!(plan.step.is_some(), expected, "{behaviour} in {namespace}");
+        if !expected {
+            assert_eq!((plan.accepted.reason.as_str(), plan.stalled), ("RefNotPermitted", false));
+            assert_eq!(plan.registered.reason, "RefNotPermitted");
+            let message = plan.accepted.message;
+            let field = "spec.server.managementClient.adoptionNamespaces";
+            for said in [field, "identity/token-service", "namespace shop", "spec.adopt.secretRef"] {
+                assert!(message.contains(said), "{said} should be in: {message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_may_not_adopt_by_the_management_client_needs_the_clients_own_token() {
+    let mut observed = adopting_by_management_client(json!({}));
+    spec(&mut observed, json!({"adopt": {"clientId": "c", "secretRef": {"name": "old"}}}));
+    let given = |token: Option<&str>| {
+        let registration_access_token = token.map(Into::into);
+        Some(Ok(Adoption { registration_access_token, client_secret: Some("s".into()) }))
+    };
+    observed.adoption = given(None);
+    assert_eq!((step_of(&observed), plan(&observed, now()).accepted.reason.as_str()), (None, "RefNotPermitted"));
+    observed.adoption = Some(Err(("SecretNotFound", "Secret shop/old does not exist".into())));
+    assert_eq!(plan(&observed, now()).registered.reason, "SecretNotFound", "it may still come");
+    observed.adoption = given(Some("t"));
+    assert_eq!(step_of(&observed), Some("Adopt"));
+    assert!(!observed.enrolls_by_manager(), "not even if the token is refused");
+    server(&mut observed, json!({}));
+    observed.adoption = given(None);
+    assert_eq!(step_of(&observed), Some("Adopt"), "as it was given: nobody reads it");
+}
+
+#[test]
+fn what_is_adopted_already_does_not_depend_on_the_right_to_adopt() {
+    let mut adopted = confirmed(registered());
+    adopted.client.spec = adopting_by_management_client(json!({})).client.spec;
+    server(&mut adopted, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
+    let kept = plan(&adopted, now());
+    assert!(kept.accepted.is_true() && kept.registered.is_true(), "{kept:?}");
+    let lost = Observed { registration: RegistrationSecret::Absent, ..adopted.clone() };
+    assert_eq!(step_of(&lost), Some("Adopt"), "it is this OAuthClient's own");
+    let mut doubtful = lost;
+    doubtful.client.status.as_mut().unwrap().confirmed = false;
+    assert_eq!(step_of(&doubtful), None, "nobody but the registration Secret has said so");
+    let unsaid = Observed { client: OAuthClient { status: None, ..adopted.client.clone() }, ..adopted };
+    assert!(plan(&unsaid, now()).accepted.is_true(), "the operator died before it could say so");
+}
+
+#[test]
+fn the_right_to_adopt_is_looked_at_anew_after_a_failure() {
+    let observed = adopting_by_management_client(json!({"adoptionNamespaces": {"from": "Selector",
+        "selector": {"matchLabels": {"adopts": "yes"}}}}));
+    let mut allowed = observed.clone();
+    allowed.namespace_labels = BTreeMap::from([("adopts".into(), "yes".into())]);
+    assert_ne!(observed.backoff_inputs(), allowed.backoff_inputs());
+}
+
 #[test]
 fn a_client_that_is_lost_is_replaced_only_if_the_spec_allows_it() {
     let mut observed = settled(registered());
@@ -369,7 +457,8 @@ fn a_client_that_was_lost_is_looked_for_again_when_something_has_changed() {
 fn a_lost_registration_secret_is_read_anew_by_the_management_client() {
     let mut observed = new_client();
     observed.client.finalizers_mut().push(FINALIZER.into());
-    observed.client.status.get_or_insert_default().client_id = Some("c".into());
+    let status = observed.client.status.get_or_insert_default();
+    (status.client_id, status.confirmed) = (Some("c".into()), true);
     server(&mut observed, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
     assert_eq!(plan(&observed, now()).step, Some(Step::Adopt { client_id: "c".into(), registration_client_uri: None }));
     observed.lost = Some("404".into());
@@ -566,13 +655,118 @@ fn a_renewal_that_can_not_be_had_stands_in_nobodys_way() {
     };
 }
 
+/// The status as it is written at the end of a pass in which the server has answered.
+fn confirmed(mut observed: Observed) -> Observed {
+    observed.live = Some(Live { information: held(&observed).information, drift: Vec::new() });
+    let mut observed = settled(observed);
+    observed.live = None;
+    observed
+}
+
 #[test]
 fn the_management_client_deletes_only_what_the_status_names() {
-    let observed = settled(registered());
+    assert!(!settled(registered()).is_vouched_for(&held(&registered()).information), "the server has not said so");
+    let observed = confirmed(registered());
+    assert!(settled(observed.clone()).client.status.unwrap().confirmed, "it stays said");
     let own = held(&observed).information;
     assert!(observed.is_vouched_for(&own));
     let other = information(json!({"client_id": "somebody", "registration_client_uri": "https://as/reg/c"}));
     let elsewhere = information(json!({"client_id": "c", "registration_client_uri": "https://as/reg/somebody"}));
     assert!(!observed.is_vouched_for(&other) && !observed.is_vouched_for(&elsewhere));
     assert!(!new_client().is_vouched_for(&own), "nothing has been said yet");
+}
+
+#[test]
+fn a_registration_secret_that_has_been_edited_is_not_followed() {
+    let observed = confirmed(registered());
+    let read = |edit: &dyn Fn(&mut Registration)| {
+        let mut registration = held(&observed);
+        edit(&mut registration);
+        as_the_status_says(kept(registration), observed.client.status.as_ref())
+    };
+    let RegistrationSecret::Held { registration, .. } =
+        read(&|edited| edited.information.registration_client_uri = Some("https://as/reg/somebody".into()))
+    else {
+        panic!("held")
+    };
+    assert_eq!(registration.information.registration_client_uri.as_deref(), Some("https://as/reg/c"));
+    let mut without = observed.client.status.clone().unwrap();
+    without.registration_client_uri = None;
+    let read_without = as_the_status_says(observed.registration.clone(), Some(&without));
+    let RegistrationSecret::Held { registration, .. } = read_without else { panic!("held") };
+    assert_eq!(registration.information.registration_client_uri, None, "the server gave none");
+    let RegistrationSecret::Unreadable { secret, flaw } =
+        read(&|edited| edited.information.client_id = "somebody".into())
+    else {
+        panic!("of no use")
+    };
+    let edited = Observed { registration: RegistrationSecret::Unreadable { secret, flaw }, ..observed.clone() };
+    let lost = plan(&edited, now());
+    assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
+    for said in ["shop-registration", "client somebody", "is c", "estore the Secret"] {
+        assert!(lost.registered.message.contains(said), "{said} should be in: {}", lost.registered.message);
+    }
+    let Some(Step::ReportOrphan { client_ids, .. }) = plan(&delete(edited), now()).step else { panic!("reported") };
+    assert_eq!(client_ids, ["c"]);
+
+    // A former client that the status does not name is somebody's.
+    let planted = information(json!({"client_id": "former", "registration_client_uri": "https://as/reg/former"}));
+    let mut observed = observed;
+    change(&mut observed, |registration| {
+        registration.retiring.push(Retiring {
+            information: planted.clone(),
+            keys: ClientKeys::default(),
+            delete_after: at(NOW + 60),
+            is_lost: false,
+        });
+    });
+    assert!(!settled(observed).is_vouched_for(&planted));
+}
+
+#[test]
+fn a_successor_is_named_before_the_former_client_goes_and_the_status_knows_both() {
+    let mut observed = confirmed(registered());
+    let former = held(&observed).information;
+    change(&mut observed, |registration| {
+        registration.information.client_id = "new".into();
+        registration.information.registration_client_uri = Some("https://as/reg/new".into());
+        let (information, keys) = (former.clone(), ClientKeys::default());
+        registration.retiring.push(Retiring { information, keys, delete_after: now(), is_lost: false });
+    });
+    let Some(Step::ApplySecret { secret, .. }) = plan(&observed, now()).step else { panic!("the Secret") };
+    observed.apply(written(&secret));
+    let read = as_the_status_says(observed.registration.clone(), observed.client.status.as_ref());
+    assert!(matches!(read, RegistrationSecret::Held { .. }));
+    for observed in [observed.clone(), delete(observed.clone())] {
+        let lagging = plan(&observed, now());
+        assert_eq!((lagging.step, lagging.requeue_after), (None, Some(Duration::ZERO)));
+        let told = settled(observed);
+        assert_eq!(step_of(&told), Some("Retire"));
+        assert!(told.is_vouched_for(&former) && !told.is_vouched_for(&held(&told).information));
+    }
+}
+
+#[test]
+fn what_the_server_has_not_said_yet_is_read_before_the_management_client_is_needed() {
+    let mut observed = settled(registered());
+    server(&mut observed, json!({"managementClient": {"clientId": "m", "secretRef": {"name": "manager"}}}));
+    assert_eq!(plan(&observed, now()).step, Some(Step::Read { purpose: Purpose::Compare }));
+    assert_eq!(held(&observed).access(observed.manages(&held(&observed).information)), [Access::Token]);
+    let read = answered(&observed, |_| {});
+    observed.apply(read);
+    let mut observed = settled(observed);
+    observed.live = None;
+    assert_eq!(step_of(&observed), None);
+    assert!(observed.manages(&held(&observed).information));
+}
+
+#[test]
+fn a_client_that_was_adopted_as_it_was_given_is_nobodys_word() {
+    let mut observed = new_client();
+    let mut given = registration(&json!({"client_id": "c", "client_secret": "s"}));
+    given.history.origin = Origin::Adopted;
+    let (client, secret) = (Box::new(observed.client.clone()), StoredSecret::default());
+    observed.apply(Change::Enrolled { client, secret, registration: Box::new(given) });
+    let status = settled(observed).client.status.unwrap();
+    assert_eq!((status.client_id.as_deref(), status.confirmed), (Some("c"), false));
 }
