@@ -15,7 +15,7 @@ use std::{
 
 use fastrand::Rng;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::faults::{Crew, LARGEST_JUMP};
 use crate::{
@@ -121,14 +121,16 @@ impl Storm {
         servers.chain([(PROVIDER, Server::Real(&self.provider))]).collect()
     }
 
-    /// Asks the API server until it answers: people try again, too.
+    /// Asks the API server until it answers: people lose patience, and try again.
     async fn insist(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Option<Value> {
         let what = format!("{method} {path}");
         wait_until(&what, Duration::from_mins(2), async || {
-            match self.home.request(method, path, content_type, body).await {
-                Ok(object) => Ok(Some(object)),
-                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
-                Err(error) => Err(error.to_string()),
+            let request = self.home.request(method, path, content_type, body);
+            match timeout(Duration::from_secs(10), request).await {
+                Ok(Ok(object)) => Ok(Some(object)),
+                Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Ok(None),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no answer".to_owned()),
             }
         })
         .await
