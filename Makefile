@@ -39,7 +39,7 @@ control-plane: ## Find or build etcd, kube-apiserver, kube-controller-manager an
 	@tests/control-plane/build.sh
 
 .PHONY: tools
-tools: ## Find or build helm, promtool and verdicts, which judge the chart; the last line is their folder
+tools: ## Find or build helm, promtool, kubeconform and verdicts, which judge the chart; the last line is their folder
 	@tests/tools/build.sh
 
 .PHONY: bench

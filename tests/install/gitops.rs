@@ -1,7 +1,8 @@
 //! What Flux, Helm and Argo CD see, in their own words: kstatus by its library, Argo CD's health check in a Lua
-//! interpreter; and that they never find a difference that the operator made.
+//! interpreter; and what the engines of Flux and Argo CD do: they install, wait, prune, and never find a difference that
+//! the operator made.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use serde_json::{Value, json};
 
@@ -10,17 +11,17 @@ use crate::{
     release,
     support::{
         authorization_server::{AuthorizationServer, AuthorizationServerOptions},
-        control_plane::ControlPlane,
+        process::wait_until,
         repository,
     },
-    tools::{Helm, id, manifests, verdicts},
+    tools::{Helm, engine, id, manifests, verdicts},
 };
 
 /// What they see of an object in a state.
 fn seen(states: &[(&str, Value, &str, &str)]) {
     let objects: Vec<Value> = states.iter().map(|(_, object, ..)| object.clone()).collect();
     let script = repository("deploy/argocd/health.lua");
-    let argocd = verdicts(&["argocd", script.to_str().expect("a UTF-8 path")], &objects);
+    let argocd = verdicts(&["health", script.to_str().expect("a UTF-8 path")], &objects);
     let kstatus = verdicts(&["kstatus"], &objects);
     for (((state, object, expected_kstatus, expected_argocd), argocd), kstatus) in
         states.iter().zip(argocd).zip(kstatus)
@@ -105,14 +106,14 @@ async fn flux_and_argo_cd_see_what_state_an_object_is_in() {
 #[test]
 fn the_health_check_survives_objects_that_are_not_complete() {
     let states: Vec<Value> = [
-        json!({"metadata": {}}),
-        json!({"metadata": {"generation": 1}, "spec": {}, "status": {}}),
-        json!({"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": []}}),
-        json!({"metadata": {"generation": 2}, "status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}),
+        json!({"kind": "OAuthClient", "metadata": {}}),
+        json!({"kind": "OAuthClient", "metadata": {"generation": 1}, "spec": {}, "status": {}}),
+        json!({"kind": "OAuthClient", "metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": []}}),
+        json!({"kind": "OAuthClient", "metadata": {"generation": 2}, "status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}}),
     ]
     .to_vec();
     let script = repository("deploy/argocd/health.lua");
-    for answer in verdicts(&["argocd", script.to_str().expect("a UTF-8 path")], &states) {
+    for answer in verdicts(&["health", script.to_str().expect("a UTF-8 path")], &states) {
         assert_eq!(answer["status"], "Progressing", "{answer}");
     }
 }
@@ -136,65 +137,138 @@ fn the_examples_install_the_chart_with_values_that_it_has() {
     assert_eq!(flux[0]["spec"]["ref"]["tag"], version);
 }
 
-/// Applies as Argo CD and Flux do, and returns what came of it, without the status: controllers write that at any time.
-async fn apply(plane: &ControlPlane, manager: &str, objects: &[Value]) -> Vec<Value> {
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
-    let manager = format!("--field-manager={manager}");
-    let args = ["apply", "--server-side", "--force-conflicts", &manager, "--output=json", "--filename=-"];
-    let applied: Value = serde_json::from_str(&plane.kubectl_ok(&args, Some(&list)).await).expect("JSON");
-    let items = applied["items"].as_array().cloned().unwrap_or_else(|| vec![applied]);
-    items.into_iter().map(without_status).collect()
+/// The chart's objects, and those of the platform team and of the application team in the namespace of `home`. Of the
+/// second client, the policy has one too many.
+fn teams(home: &Home, issuer: &str) -> [Vec<Value>; 3] {
+    let waves = |mut object: Value, wave: &str| {
+        object["metadata"]["namespace"] = json!(home.name);
+        object["metadata"]["annotations"] = json!({"argocd.argoproj.io/sync-wave": wave});
+        object
+    };
+    let one = policy("web", &json!({"allowedScopes": ["openid", "email"], "maxClientsPerNamespace": 1}));
+    let mut shop = home.oauth_client("shop");
+    shop["spec"]["replacement"] = json!({"when": ["Rotation"]});
+    let platform = [registrar_secret(AuthorizationServer::REGISTRAR_SECRET), profile(issuer), one];
+    [
+        platform.map(|object| waves(object, "-1")).to_vec(),
+        vec![waves(shop, "0")],
+        vec![waves(home.oauth_client("too-many"), "0")],
+    ]
 }
 
-/// An object without its status, and without what a write of the status changes besides.
-fn without_status(mut object: Value) -> Value {
-    object.as_object_mut().expect("an object").remove("status");
-    let metadata = object["metadata"].as_object_mut().expect("metadata");
-    metadata.retain(|field, _| field != "resourceVersion" && field != "managedFields");
-    object
+/// Asserts that all objects have this state.
+fn assert_all(states: &BTreeMap<String, String>, state: &str, objects: &[Value]) {
+    assert_eq!(states.len(), objects.len(), "{states:#?}");
+    assert!(states.values().all(|found| found == state), "not all are {state}: {states:#?}");
+}
+
+/// Lets the operator look again, and change the credentials.
+async fn rotate(home: &Home, value: &'static str) {
+    home.annotate("shop", "dcr-operator.dev/rotate-requested-at", value).await;
+    home.until("rotated", CLIENTS, "shop", |client| client["status"]["lastHandledRotateAt"] == value).await;
+    home.until_ready("shop").await;
 }
 
 #[tokio::test]
-async fn applying_the_same_again_changes_nothing() {
+async fn flux_applies_waits_finds_no_drift_and_prunes() {
     let bare = release::BarePlane::start().await;
     let (plane, server) = (bare.plane(), AuthorizationServer::shared());
+    let try_flux = |command: &str, objects: &[Value]| engine(plane, &["flux", command], objects);
+    let flux = |command: &str, objects: &[Value]| {
+        try_flux(command, objects).unwrap_or_else(|error| panic!("flux {command}: {error}"))
+    };
     let rendered = Helm::offline().template("dcr-operator", "operators", "allowInsecureHttp: true");
     plane.kubectl_ok(&["create", "namespace", "operators"], None).await;
-    for manager in ["argocd-controller", "kustomize-controller"] {
-        let (first, second) = (apply(plane, manager, &rendered).await, apply(plane, manager, &rendered).await);
-        assert_eq!(first.len(), rendered.len());
-        assert_eq!(first, second, "the chart, applied by {manager}");
-    }
+    assert_all(&flux("apply", &rendered), "created", &rendered);
+    assert_all(&flux("apply", &rendered), "unchanged", &rendered);
 
     let _operator = release::start(plane, "operators", "dcr-operator").await;
     let home = release::home(plane, "shop").await;
-    let mut objects = vec![
-        profile(server.issuer()),
-        home.oauth_client("shop"),
-        json!({
-            "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy", "metadata": {"name": "web"},
-            "spec": {"allowedScopes": ["openid", "email"]},
-        }),
-    ];
-    for object in &mut objects {
-        object["metadata"]["namespace"] = json!(home.name);
+    let [platform, shop, too_many] = teams(&home, server.issuer());
+    for objects in [&platform, &shop] {
+        assert_all(&flux("apply", objects), "created", objects);
+        flux("wait", objects);
     }
-    home.apply(&registrar_secret(AuthorizationServer::REGISTRAR_SECRET)).await;
-    for manager in ["argocd-controller", "kustomize-controller"] {
-        apply(plane, manager, &objects).await;
-        home.until_ready("shop").await;
-        home.until("counted", POLICIES, "web", |policy| policy["status"]["clients"]["matching"] == 1).await;
-        home.until("counted", PROFILES, PROFILE, |profile| profile["status"]["clients"] == 1).await;
-        let now = live(&home).await;
-        assert_eq!(now, apply(plane, manager, &objects).await, "applied by {manager}");
+    assert_eq!(verdict(&home.get(CLIENTS, "shop").await.expect("a client"), "Ready"), "True Ready");
+    assert_eq!(server.log_in(application(&home.secret("shop").await)).await["refreshed"], true);
+
+    for pass in ["1", "2"] {
+        for objects in [&rendered, &platform, &shop] {
+            assert_all(&flux("diff", objects), "unchanged", objects);
+            assert_all(&flux("apply", objects), "unchanged", objects);
+        }
+        rotate(&home, pass).await;
     }
+    // What somebody else has changed is seen and undone, and what needs a person ends the waiting at once.
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    assert_all(&flux("diff", &shop), "configured", &shop);
+    assert_all(&flux("apply", &shop), "configured", &shop);
+    flux("wait", &shop);
+    flux("apply", &too_many);
+    assert_says(&try_flux("wait", &too_many).expect_err("one client too many"), &["too-many", "Failed"]);
+
+    assert_all(&flux("prune", &shop), "deleted", &shop);
+    assert!(home.registered(server, "shop").await.is_empty());
+    home.until_gone(SECRETS, "shop").await;
 }
 
-/// The profile, the client and the policy, in the order in which they are applied.
-async fn live(home: &Home) -> Vec<Value> {
-    let mut found = Vec::new();
-    for (plural, name) in [(PROFILES, PROFILE), (CLIENTS, "shop"), (POLICIES, "web")] {
-        found.push(without_status(home.get(plural, name).await.expect("an object")));
+#[tokio::test]
+async fn argo_cd_syncs_wave_by_wave_finds_no_drift_and_prunes() {
+    let bare = release::BarePlane::start().await;
+    let (plane, server) = (bare.plane(), AuthorizationServer::shared());
+    let script = repository("deploy/argocd/health.lua");
+    let argocd = |command: &str, application: &str, objects: &[Value]| {
+        let args = ["argocd", command, application, script.to_str().expect("a UTF-8 path")];
+        engine(plane, &args, objects).unwrap_or_else(|error| panic!("argocd {command}: {error}"))
+    };
+    let rendered = Helm::offline().template("dcr-operator", "operators", "allowInsecureHttp: true");
+    plane.kubectl_ok(&["create", "namespace", "operators"], None).await;
+    assert_all(&argocd("sync", "dcr-operator", &rendered), "Synced", &rendered);
+
+    let _operator = release::start(plane, "operators", "dcr-operator").await;
+    let home = release::home(plane, "shop").await;
+    let [platform, shop, too_many] = teams(&home, server.issuer());
+    let both = [platform.clone(), shop].concat();
+    assert_all(&argocd("sync", "shop", &both), "Synced", &both);
+    let status = |objects: &[Value], kind: &str, name: &str| {
+        let found = argocd("status", "shop", objects);
+        found[&format!("{kind}/{}/{name}", home.name)].clone()
+    };
+    let until = async |objects: &[Value], kind: &str, name: &str, state: &str| {
+        let look = async || {
+            let found = status(objects, kind, name);
+            if found == state { Ok(()) } else { Err(found) }
+        };
+        wait_until(&format!("{kind} {name} is {state}"), WAIT, look).await;
+    };
+    // The second wave has waited for the first one.
+    let client = home.get(CLIENTS, "shop").await.expect("a client");
+    let profile = home.get(PROFILES, PROFILE).await.expect("a profile");
+    let ready = condition(&profile, "Ready")["lastTransitionTime"].as_str().map(str::to_owned);
+    assert!(ready.as_deref() <= client["metadata"]["creationTimestamp"].as_str(), "{ready:?}, then {client}");
+    until(&both, "OAuthClient", "shop", "Synced, Healthy").await;
+    assert_eq!(server.log_in(application(&home.secret("shop").await)).await["refreshed"], true);
+
+    for pass in ["1", "2"] {
+        let (chart, both_now) = (argocd("status", "dcr-operator", &rendered), argocd("status", "shop", &both));
+        assert_eq!((chart.len(), both_now.len()), (rendered.len(), both.len()), "{chart:#?} {both_now:#?}");
+        let drifted = chart.iter().chain(&both_now).filter(|(_, state)| !state.starts_with("Synced"));
+        assert_eq!(drifted.count(), 0, "{chart:#?} {both_now:#?}");
+        assert_all(&argocd("sync", "dcr-operator", &rendered), "Synced", &rendered);
+        assert_all(&argocd("sync", "shop", &both), "Synced", &both);
+        rotate(&home, pass).await;
     }
-    found
+    // What somebody else has changed is seen and undone, and what needs a person is degraded.
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    assert_says(&status(&both, "OAuthClient", "shop"), &["OutOfSync"]);
+    let all = [both.clone(), too_many].concat();
+    assert_all(&argocd("sync", "shop", &all), "Synced", &all);
+    until(&all, "OAuthClient", "shop", "Synced, Healthy").await;
+    until(&all, "OAuthClient", "too-many", "Synced, Degraded").await;
+
+    let pruned = argocd("sync", "shop", &platform);
+    assert_eq!(pruned.values().filter(|state| *state == "Pruned").count(), 2, "{pruned:#?}");
+    home.until_gone(CLIENTS, "shop").await;
+    assert!(home.registered(server, "shop").await.is_empty());
+    home.until_gone(SECRETS, "shop").await;
 }

@@ -20,5 +20,6 @@ mod image;
 mod kubectl;
 mod observability;
 mod release;
+mod schemas;
 mod tools;
 mod trouble;

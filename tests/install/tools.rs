@@ -1,4 +1,4 @@
-//! Helm, promtool and verdicts, as `tests/tools/build.sh` builds them, and manifests as values.
+//! Helm, promtool, kubeconform and verdicts, as `tests/tools/build.sh` builds them, and manifests as values.
 
 use std::{
     collections::BTreeMap,
@@ -134,4 +134,21 @@ pub fn verdicts(args: &[&str], objects: &[Value]) -> Vec<Value> {
     let input = serde_json::to_string(objects).expect("JSON");
     let answers = run(command, &input).unwrap_or_else(|error| panic!("verdicts {}: {error}", args.join(" ")));
     serde_json::from_str(&answers).expect("JSON")
+}
+
+/// What an engine does with objects on this control plane, by Kind/namespace/name: see tests/tools/verdicts.
+pub fn engine(plane: &ControlPlane, args: &[&str], objects: &[Value]) -> Result<BTreeMap<String, String>, String> {
+    let mut command = tool("verdicts");
+    command.args(args).env("KUBECONFIG", plane.kubeconfig_path());
+    let answers = run(command, &serde_json::to_string(objects).expect("JSON"))?;
+    Ok(serde_json::from_str(&answers).expect("JSON"))
+}
+
+/// The CRDs of other projects, whose kinds are rendered or in the examples.
+pub async fn install_crds_of_others(plane: &ControlPlane) {
+    let folder = folder().join("crds");
+    let folder = folder.to_str().expect("a UTF-8 path");
+    plane.kubectl_ok(&["apply", "--server-side", "--filename", folder], None).await;
+    let args = ["wait", "--for=condition=Established", "--timeout=30s", "--filename", folder];
+    plane.kubectl_ok(&args, None).await;
 }
