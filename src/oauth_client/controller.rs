@@ -168,6 +168,10 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
                 error @ (kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. }),
             )) => return Err(error),
             // The plan may have another way.
+            Err(error) if error.reason() == reasons::UPDATE_UNSUPPORTED && !observed.cannot_update => {
+                observed.cannot_update = true;
+                failed = Some((step, error));
+            }
             Err(error) if error.reason() == reasons::REGISTRATION_LOST && observed.lost.is_none() => {
                 observed.lost = Some(error.to_string());
                 failed = Some((step, error));
@@ -179,9 +183,13 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
         }
         planned = plan(&observed, Timestamp::now());
     }
-    if observed.lost.is_none() && failed.as_ref().is_some_and(|(_, error)| error.reason() == reasons::REGISTRATION_LOST)
-    {
-        // It had.
+    let way_out = |reason| match reason {
+        reasons::REGISTRATION_LOST => observed.lost.is_none(),
+        reasons::UPDATE_UNSUPPORTED => !observed.cannot_update,
+        _ => false,
+    };
+    if failed.as_ref().is_some_and(|(_, error)| way_out(error.reason())) {
+        // The plan had another way.
         failed = None;
     }
     if observed.client.finalizers().is_empty() && observed.client.meta().deletion_timestamp.is_some() {

@@ -22,7 +22,10 @@ use super::{
     registration::{self, Flaw, Origin, Registration, RegistrationSecret, Retiring, StoredSecret},
 };
 use crate::{
-    api::{DcrPolicy, OAuthClient, OAuthClientStatus, ReplacementReason, ServerBehaviour, TokenProfile, annotations},
+    api::{
+        DcrPolicy, OAuthClient, OAuthClientStatus, ReplacementReason, ServerBehaviour, TokenProfile, annotations,
+        reasons,
+    },
     context::Context,
     dcr::ClientInformation,
     kubernetes::{self, SecretData},
@@ -57,6 +60,8 @@ pub struct Observed {
     pub live: Option<Live>,
     /// In this pass, the server has refused all that there is to manage the client with: what it said.
     pub lost: Option<String>,
+    /// The server has just said that it takes no updates.
+    pub cannot_update: bool,
     /// In this pass, the workloads have been restarted for the credentials of now.
     pub workloads_are_restarted: bool,
     /// No call to the server before this time: the last one failed with these inputs.
@@ -141,6 +146,7 @@ impl Observed {
                     has_answered.then(|| Live { information: registration.information.clone(), drift: Vec::new() });
                 self.registration = RegistrationSecret::Held { secret, registration };
                 self.lost = None;
+                self.cannot_update = false;
             }
             Change::Answered { secret, registration, live } => {
                 self.registration = RegistrationSecret::Held { secret, registration };
@@ -163,6 +169,14 @@ impl Observed {
             Change::ClientWritten(client) | Change::Released(client) => self.client = *client,
             Change::RegistrationRemoved => self.registration = RegistrationSecret::Absent,
         }
+    }
+
+    /// The last registration was given back, because the server had registered more than the policies allow.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        let ended = Attempt::last(&self.client).and_then(|attempt| attempt.ended);
+        matches!(self.registration, RegistrationSecret::Absent)
+            && ended.is_some_and(|ended| ended.reason == reasons::POLICY_DENIED)
     }
 
     /// Uid of the client.
@@ -277,6 +291,7 @@ impl Observed {
     pub fn refusal_inputs(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         metadata::document(&self.client.spec).map(|document| document.digest()).ok().hash(&mut hasher);
+        self.client.spec.keys.as_ref().map(|keys| keys.algorithm as u8).hash(&mut hasher);
         self.client.annotations().get(annotations::RECONCILE).hash(&mut hasher);
         if let Some(profile) = &self.profile {
             (profile.uid(), profile.metadata.generation).hash(&mut hasher);
@@ -425,6 +440,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
         compared_at: context.compared.at(&uid),
         live: None,
         lost: None,
+        cannot_update: false,
         workloads_are_restarted: false,
         not_before: None,
         attempt_id: uuid::Uuid::new_v4().to_string(),

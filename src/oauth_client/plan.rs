@@ -111,7 +111,7 @@ impl Plan {
     /// There is no registration yet.
     fn enroll(&mut self, observed: &Observed, document: Option<Document>, now: Timestamp) {
         let status = observed.client.status.as_ref();
-        let known = status.and_then(|status| status.client_id.clone());
+        let known = status.and_then(|status| status.client_id.clone()).filter(|_| !observed.is_withdrawn());
         if known.is_none() {
             self.in_sync = Finding::unknown(reasons::NOT_COMPARED, "there is no registration yet");
             self.secret_synced = Finding::unknown(reasons::PROGRESSING, "there are no credentials yet");

@@ -40,6 +40,10 @@ impl Failure {
         let about = match step {
             Step::Read { .. } | Step::Update { .. } if !lost => conditions::IN_SYNC,
             Step::Register { .. } if beside => conditions::IN_SYNC,
+            // Nor by what is left to do.
+            Step::Retire { .. } | Step::ReportPossibleOrphan { .. } | Step::RestartWorkloads { .. } => {
+                conditions::IN_SYNC
+            }
             Step::ApplySecret { .. } | Step::RemoveSecret | Step::RemoveFormerSecret => conditions::SECRET_SYNCED,
             _ => conditions::REGISTERED,
         };
@@ -59,7 +63,9 @@ impl Failure {
             }
             // A short outage says nothing about what is registered.
             (Error::OutcomeUnknown { .. }, _) => Finding::unknown(error.reason(), error.to_string()),
-            _ if about == conditions::IN_SYNC && error.reason() == "ServerUnavailable" => {
+            _ if about == conditions::IN_SYNC
+                && ["ServerUnavailable", "KubernetesUnavailable"].contains(&error.reason()) =>
+            {
                 Finding::unknown(error.reason(), error.to_string())
             }
             _ if lost && matches!(step, Step::Adopt { .. }) => Finding::no(
@@ -162,7 +168,12 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         status.client_id_issued_at = time(information.client_id_issued_at);
         status.client_secret_expires_at = time(information.client_secret_expires_at);
         status.registration_access_token_expires_at = registration.token_ends(&server).map(whole_seconds).map(Time);
-        status.credentials_rotated_at = registration.rotated_at().map(Time);
+        // It says what workloads have been told of, too: so it comes after that.
+        let is_told = secret_synced.is_true()
+            && (client.spec.rollout_restart_targets.is_empty() || observed.workloads_are_restarted);
+        if is_told || status.credentials_rotated_at.is_none() && registration.rotated_at().is_none() {
+            status.credentials_rotated_at = registration.rotated_at().map(Time);
+        }
         status.last_handled_rotate_at.clone_from(&registration.history.handled_rotate_at);
         // Of an adopted client, nothing has been asked for yet.
         let asked = registration.request.clone().or_else(|| {
@@ -199,6 +210,10 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
             let held = |id: &str| registration.retiring.iter().any(|former| former.information.client_id == id);
             status.retiring.retain(|former| held(&former.client_id));
         }
+    }
+    if observed.is_withdrawn() {
+        status.client_id = None;
+        status.confirmed = false;
     }
     status
 }

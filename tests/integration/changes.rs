@@ -7,6 +7,7 @@ use crate::{
     support::{
         authorization_server::{AuthorizationServer, AuthorizationServerOptions},
         fault_server::{Answer, FaultServer, Registrar},
+        process::wait_until,
     },
 };
 
@@ -157,4 +158,28 @@ async fn a_server_without_management_is_told_of_and_leaves_an_orphan() {
     assert_eq!(home.registered(&server, "shop").await.len(), 1);
     home.until_gone(SECRETS, "shop").await;
     home.until_gone(SECRETS, "shop-registration").await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_405_to_updates_gets_a_new_client_where_the_spec_allows_it() {
+    let home = Home::new("no-updates").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let first = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    let path = format!("/reg/{first}");
+    server.answer("PUT", &path, Answer::empty(405));
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    home.until_condition(CLIENTS, "shop", ["InSync", "False", "UpdateUnsupported"]).await;
+    assert_eq!(verdict(&home.until_ready("shop").await, "Stalled"), "True UpdateUnsupported");
+    assert_eq!(server.requests_to("PUT", &path).len(), 1, "not asked for again");
+
+    home.patch(CLIENTS, "shop", json!({"spec": {"replacement": {"when": ["UpdateUnsupported"], "overlap": "0s"}}}))
+        .await;
+    let replaced =
+        home.until("replaced", CLIENTS, "shop", |client| verdict(client, "Registered") == "True Replaced").await;
+    assert_ne!(replaced["status"]["clientId"], first.as_str());
+    wait_until("the former client is gone", WAIT, async || server.registrar(|registrar| registrar.client_count()) == 1)
+        .await;
+    let rest = home.until("in order", CLIENTS, "shop", |client| verdict(client, "InSync") == "True InSync").await;
+    assert_eq!(verdict(&rest, "Ready"), "True Ready");
 }

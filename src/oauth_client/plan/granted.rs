@@ -3,9 +3,9 @@
 
 use jiff::Timestamp;
 
-use super::{Cause, Plan, Step};
+use super::{Cause, Plan, Step, said};
 use crate::{
-    api::reasons,
+    api::{conditions, reasons},
     kubernetes::Finding,
     oauth_client::{
         attempt::Attempt,
@@ -33,10 +33,12 @@ impl Plan {
             return true;
         }
         let status = observed.client.status.as_ref();
+        // A narrowing that failed has left its word there.
+        let was_held_back = said(observed, conditions::SECRET_SYNCED).reason == reasons::POLICY_DENIED;
         let is_in_secret = matches!(&observed.secret, ApplicationSecret::Ours { data, .. }
             if data.keys().any(|key| data.text(key) == Some(&information.client_id)));
-        let is_published =
-            is_in_secret || status.and_then(|status| status.client_id.as_ref()) == Some(&information.client_id);
+        let is_known = status.and_then(|status| status.client_id.as_ref()) == Some(&information.client_id);
+        let is_published = is_in_secret || is_known && !was_held_back;
         let message =
             format!("the server has registered more than it was asked for: {}", policy::joined(&verdict.denied));
         if is_published || registration.history.origin == Origin::Adopted {

@@ -30,6 +30,16 @@ pub(super) struct Held<'a> {
     now: Timestamp,
 }
 
+impl Held<'_> {
+    /// As far as we know.
+    fn takes_updates(&self) -> bool {
+        self.is_manageable && !self.observed.cannot_update
+    }
+}
+
+/// What `InSync` says after an update that the server has refused.
+const UPDATE_FAILED: [&str; 2] = [reasons::UPDATE_UNSUPPORTED, reasons::UPDATE_REJECTED];
+
 /// Something about the credentials is due.
 enum Renewal {
     /// New credentials: because they are old, because somebody asks, or because they end then.
@@ -100,11 +110,38 @@ impl Plan {
             return;
         }
         self.compare_with_spec(held, wanted.as_ref());
-        if !self.may_call(observed) {
+        self.call(held, wanted);
+        match registration.secret_ends().filter(|_| self.step.is_none()) {
+            Some(ends) if ends <= *now => {
+                let why = if ends <= registration.history.credentials_issued_at {
+                    "the server says that it ended before it was issued; client_secret_expires_at is a time in seconds since 1970"
+                } else {
+                    self.in_sync.message.as_str()
+                };
+                self.registered = Finding::no(
+                    reasons::SECRET_EXPIRED,
+                    format!("the client secret has ended at {ends} and could not be renewed: {why}"),
+                );
+            }
+            Some(ends) => self.wake(*now, ends),
+            None => {}
+        }
+    }
+
+    /// The management call that is due, if there is one and it may be made.
+    fn call(&mut self, held: &Held<'_>, wanted: Option<Document>) {
+        let Held { observed, now, .. } = held;
+        // New credentials that nobody gets would end those that are out.
+        if !self.secret_synced.is_true() || !self.may_call(observed) {
             return;
         }
         if self.waits(observed, *now) {
             self.keep_saying(observed);
+            // The server has refused an update for good. What ends is another thing, unless keys are renewed by updates.
+            let is_about_update = UPDATE_FAILED.contains(&self.in_sync.reason.as_str()) && self.registered.is_true();
+            if self.stalled && is_about_update && observed.client.spec.keys.is_none() {
+                self.renew_what_is_due(held, wanted.as_ref());
+            }
             return;
         }
         // Lost as far as we know; the inputs are new, so look again.
@@ -113,12 +150,7 @@ impl Plan {
             self.step = Some(Step::Read { purpose: Purpose::Compare });
             return;
         }
-        // One that can't be had must not stand in the way of the next.
-        for renewal in self.due_renewals(held) {
-            if self.step.is_none() {
-                self.renew(held, wanted.clone(), &renewal);
-            }
-        }
+        self.renew_what_is_due(held, wanted.as_ref());
         if self.step.is_none()
             && let Some(wanted) = wanted.filter(|_| self.accepted.is_true())
         {
@@ -127,15 +159,14 @@ impl Plan {
         if self.step.is_none() {
             self.compare_with_server(held);
         }
-        match registration.secret_ends().filter(|_| self.step.is_none()) {
-            Some(ends) if ends <= *now => {
-                self.registered = Finding::no(
-                    reasons::SECRET_EXPIRED,
-                    format!("the client secret has ended at {ends} and could not be renewed: {}", self.in_sync.message),
-                );
+    }
+
+    fn renew_what_is_due(&mut self, held: &Held<'_>, wanted: Option<&Document>) {
+        // One that can't be had must not stand in the way of the next.
+        for renewal in self.due_renewals(held) {
+            if self.step.is_none() {
+                self.renew(held, wanted.cloned(), &renewal);
             }
-            Some(ends) => self.wake(*now, ends),
-            None => {}
         }
     }
 
@@ -229,6 +260,7 @@ impl Plan {
             .map(|interval| (schedule::rotation(issued, interval.into(), uid), Renewal::Credentials { ends: None }));
         let secret = registration
             .secret_ends()
+            .filter(|ends| *ends > issued)
             .map(|ends| (schedule::renewal(issued, ends, uid), Renewal::Credentials { ends: Some(ends) }));
         // A management client does not depend on the token.
         let token = registration.token_ends(server).filter(|_| !observed.manages(&registration.information));
@@ -251,6 +283,9 @@ impl Plan {
                 let why = "the server gave no new one when it was asked; a management client of the TokenProfile does without";
                 self.in_sync = expiring("registration access token", *ends, why);
             }
+            Renewal::Token { ends } if !rotates_by_reading && !held.takes_updates() => {
+                self.in_sync = expiring("registration access token", *ends, &cant_update(held));
+            }
             Renewal::Token { ends } if rotates_by_reading => {
                 self.step = Some(Step::Read { purpose: Purpose::TokenRenewal { ends: *ends } });
             }
@@ -261,8 +296,13 @@ impl Plan {
                     None => self.in_sync = expiring("registration access token", *ends, &self.accepted.message),
                 }
             }
-            Renewal::Credentials { .. } if spec.keys.is_some() => match wanted.filter(|_| self.accepted.is_true()) {
-                Some(document) if held.is_manageable => self.send_update(held, document, Cause::KeyRotation),
+            Renewal::Credentials { .. } if spec.keys.is_some() && !self.accepted.is_true() => {
+                let Finding { reason, message, .. } = &self.accepted;
+                self.in_sync =
+                    Finding::no(reason, format!("the keys are due for rotation, and stay for now: {message}"));
+            }
+            Renewal::Credentials { .. } if spec.keys.is_some() => match wanted {
+                Some(document) if held.takes_updates() => self.send_update(held, document, Cause::KeyRotation),
                 wanted => self.replace(held, wanted, ReplacementReason::Rotation, || {
                     Finding::no(
                         reasons::UPDATE_UNSUPPORTED,
@@ -318,7 +358,7 @@ impl Plan {
             self.requeue_after = Some(Duration::ZERO);
             return;
         }
-        if held.is_manageable {
+        if held.takes_updates() {
             if self.was_refused(observed) {
                 return;
             }
@@ -426,13 +466,19 @@ impl Plan {
     /// Former clients whose time is up, and keys that are to leave the registration.
     fn retire(&mut self, held: &Held<'_>) {
         let Held { registration, now, .. } = held;
-        if let Some(end) = registration.keys.next_end() {
+        // Without a published successor the workloads still use it.
+        if !self.secret_synced.is_true() {
+            return;
+        }
+        if let Some(end) = registration.keys.live(*now).next_end() {
             self.wake(*now, end);
         }
         let next = registration.retiring.iter().min_by_key(|former| former.delete_after);
         let Some(former) = next else { return };
         let at = if registration.retiring.len() > MOST_RETIRING { *now } else { former.delete_after };
-        let at = held.observed.not_before.map_or(at, |not_before| at.max(not_before));
+        // What was refused for good was refused to the client in use.
+        let not_before = held.observed.not_before.filter(|not_before| *not_before < Timestamp::MAX);
+        let at = not_before.map_or(at, |not_before| at.max(not_before));
         if at > *now {
             self.wake(*now, at);
         } else if held.observed.status_lags() {
@@ -457,6 +503,9 @@ const MOST_RETIRING: usize = 16;
 
 fn cant_update(held: &Held<'_>) -> String {
     let client_id = &held.registration.information.client_id;
+    if held.is_manageable {
+        return format!("the server takes no updates, so client {client_id} can't be changed");
+    }
     let manager = if held.observed.has_manager() {
         "the management client is used only for a client that the server has said to be this OAuthClient's (status.confirmed)"
     } else {

@@ -27,12 +27,15 @@ pub fn rotation(issued: Timestamp, interval: Duration, uid: &str) -> Timestamp {
     after(issued, interval.mul_f64(1.0 - 0.1 * fraction(uid, "rotation")))
 }
 
+/// Nothing is renewed sooner after it was issued, whatever the server says about its life.
+const SHORTEST_LIFE: Duration = Duration::from_secs(10);
+
 /// When something that ends is renewed: when about a third of its life is left. That leaves time to try again, and for
 /// people to act.
 #[must_use]
 pub fn renewal(issued: Timestamp, ends: Timestamp, uid: &str) -> Timestamp {
     let life = Duration::try_from(ends.duration_since(issued)).unwrap_or_default();
-    after(issued, life.mul_f64(0.6 + 0.1 * fraction(uid, "renewal")))
+    after(issued, life.mul_f64(0.6 + 0.1 * fraction(uid, "renewal")).max(SHORTEST_LIFE))
 }
 
 /// The first of the client's own moments after `last`, of which there is one in each interval.

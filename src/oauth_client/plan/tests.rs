@@ -19,6 +19,7 @@ use crate::{
 
 mod histories;
 mod lifecycle;
+mod setbacks;
 
 const NOW: i64 = 1_000_000;
 
@@ -73,6 +74,7 @@ fn new_client() -> Observed {
         compared_at: now(),
         live: None,
         lost: None,
+        cannot_update: false,
         workloads_are_restarted: false,
         not_before: None,
         attempt_id: "next".into(),

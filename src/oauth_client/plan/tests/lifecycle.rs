@@ -8,7 +8,7 @@ use crate::oauth_client::{
     registration::{Origin, Retiring},
 };
 
-fn spec(observed: &mut Observed, change: Value) {
+pub(super) fn spec(observed: &mut Observed, change: Value) {
     let mut spec = serde_json::to_value(&observed.client.spec).unwrap();
     for (name, value) in change.as_object().unwrap() {
         spec[name] = value.clone();
@@ -16,23 +16,23 @@ fn spec(observed: &mut Observed, change: Value) {
     observed.client.spec = serde_json::from_value(spec).unwrap();
 }
 
-fn server(observed: &mut Observed, behaviour: Value) {
+pub(super) fn server(observed: &mut Observed, behaviour: Value) {
     observed.profile.as_mut().unwrap().spec.server = serde_json::from_value(behaviour).unwrap();
 }
 
-fn change(observed: &mut Observed, change: impl FnOnce(&mut Registration)) {
+pub(super) fn change(observed: &mut Observed, change: impl FnOnce(&mut Registration)) {
     let mut registration = held(observed);
     change(&mut registration);
     observed.registration = kept(registration);
 }
 
-fn annotated(mut observed: Observed, name: &str, value: &str) -> Observed {
+pub(super) fn annotated(mut observed: Observed, name: &str, value: &str) -> Observed {
     observed.client.annotations_mut().insert(name.into(), value.into());
     observed
 }
 
 /// The status as it is written at the end of a pass.
-fn settled(mut observed: Observed) -> Observed {
+pub(super) fn settled(mut observed: Observed) -> Observed {
     let status = status::status(&observed, &plan(&observed, now()), None, now());
     observed.client.status = Some(status);
     observed
@@ -42,14 +42,14 @@ fn information(answer: Value) -> ClientInformation {
     ClientInformation::from_json(answer.as_object().cloned().unwrap()).unwrap()
 }
 
-fn unmanaged() -> Observed {
+pub(super) fn unmanaged() -> Observed {
     let mut observed = registered_with(&json!({"client_id": "c", "client_secret": "s", "client_name": "Shop",
             "redirect_uris": ["https://shop/cb"], "scope": "openid"}));
     observed.client.status.get_or_insert_default().client_id = Some("c".into());
     observed
 }
 
-fn days(days: u64) -> Duration {
+pub(super) fn days(days: u64) -> Duration {
     Duration::from_hours(24 * days)
 }
 
@@ -557,7 +557,7 @@ fn access_goes_by_what_is_left() {
     assert_eq!(held(&observed).access(true), [Access::Manager]);
 }
 
-fn generous() -> Observed {
+pub(super) fn generous() -> Observed {
     let mut answered = answer();
     answered["scope"] = json!("openid admin");
     let mut observed = new_client();
