@@ -118,8 +118,13 @@ fn a_former_client_is_removed_when_its_time_is_up() {
     let mut observed = registered();
     change(&mut observed, |registration| {
         let information = information(json!({"client_id": "former", "registration_access_token": "r"}));
-        registration.retiring =
-            vec![Retiring { information, keys: ClientKeys::default(), delete_after: at(NOW + 60), is_lost: false }];
+        registration.retiring = vec![Retiring {
+            information,
+            keys: ClientKeys::default(),
+            delete_after: at(NOW + 60),
+            is_lost: false,
+            server: None,
+        }];
     });
     let waiting = plan(&observed, now());
     assert_eq!((waiting.step, waiting.requeue_after), (None, Some(Duration::from_mins(1))));
@@ -575,4 +580,85 @@ fn the_management_client_deletes_only_what_the_status_names() {
     let elsewhere = information(json!({"client_id": "c", "registration_client_uri": "https://as/reg/somebody"}));
     assert!(!observed.is_vouched_for(&other) && !observed.is_vouched_for(&elsewhere));
     assert!(!new_client().is_vouched_for(&own), "nothing has been said yet");
+}
+
+/// A registered client whose profile has come to describe another server.
+fn moved(issuer: &str, endpoint: &str) -> Observed {
+    let mut observed = registered();
+    let server = ServerSnapshot { metadata: server_metadata(&profile()).unwrap(), ..ServerSnapshot::default() };
+    let server = ServerSnapshot { profile: "token-service".into(), ..server };
+    observed.registration = kept(Registration { server, ..registration(&answer()) });
+    let status = observed.client.status.get_or_insert_default();
+    status.client_id = Some("c".into());
+    status.registration_client_uri = Some("https://as/reg/c".into());
+    let now = observed.profile.as_mut().unwrap().status.as_mut().unwrap();
+    now.issuer = Some(issuer.to_owned()).filter(|issuer| !issuer.is_empty());
+    now.registration_endpoint = Some(endpoint.to_owned());
+    now.token_endpoint = Some(format!("{endpoint}/token"));
+    observed
+}
+
+#[test]
+fn credentials_are_not_published_with_the_endpoints_of_another_server() {
+    for (issuer, endpoint, expected) in [
+        ("https://as", "https://as/v2/reg", "https://as/v2/reg/token"),
+        ("https://as", "https://mtls.as/reg", "https://mtls.as/reg/token"),
+        ("https://as/", "https://as/reg", "https://as/reg/token"),
+        ("", "https://as/v2/reg", "https://as/v2/reg/token"),
+        ("https://other", "https://other/reg", "https://as/token"),
+        ("https://as/other-realm", "https://as/other-realm/reg", "https://as/token"),
+        ("", "https://other/reg", "https://as/token"),
+    ] {
+        let mut observed = moved(issuer, endpoint);
+        observed.secret = ApplicationSecret::Absent;
+        let Some(Step::ApplySecret { secret, .. }) = plan(&observed, now()).step else { panic!("{endpoint}") };
+        assert_eq!(secret.data.text("token-uri"), Some(expected), "{issuer} {endpoint}");
+    }
+}
+
+#[test]
+fn a_server_under_another_name_is_asked_and_one_that_does_not_know_the_client_leaves_it_as_it_is() {
+    let mut observed = moved("https://other", "https://other/reg");
+    assert_eq!(plan(&observed, now()).step, Some(Step::Read { purpose: Purpose::Compare }));
+    observed.lost = Some("registered at https://as".into());
+    let lost = plan(&observed, now());
+    assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
+
+    // At the same origin, a client without management: there is nobody to ask.
+    let mut unmanaged = moved("https://other", "https://other/reg");
+    let Some(information) = held_mut(&mut unmanaged) else { panic!("held") };
+    information.registration_access_token = None;
+    for mut observed in [moved("https://as/b", "https://as/b/reg"), unmanaged] {
+        let lost = plan(&observed, now());
+        assert_eq!((lost.step, lost.registered.reason.as_str(), lost.stalled), (None, "RegistrationLost", true));
+        assert!(lost.registered.message.contains("registered at https://as,"), "{}", lost.registered.message);
+        assert!(lost.secret_synced.is_true());
+        let when = vec![ReplacementReason::RegistrationLost];
+        observed.client.spec.replacement = Some(crate::api::Replacement { when, ..Default::default() });
+        assert_eq!(step_of(&observed), Some("Register"));
+    }
+}
+
+#[test]
+fn what_is_left_on_a_former_server_stays_known_as_that() {
+    let observed = moved("https://other", "https://other/reg");
+    let status = status::status(&observed, &plan(&observed, now()), None, now());
+    assert_eq!(status.registration_client_uri.as_deref(), Some("https://as/reg/c"), "for the time without a profile");
+    let left = observed.left_behind(Some("c"), now());
+    assert_eq!(left[0].server.as_ref().map(ServerSnapshot::name).as_deref(), Some("https://as"));
+    assert!(moved("https://as", "https://as/v2/reg").left_behind(Some("c"), now())[0].server.is_none());
+
+    // Its management client could delete a client of the same identifier there.
+    let mut managed = observed;
+    managed.profile.as_mut().unwrap().spec.server.management_client =
+        serde_json::from_value(json!({"clientId": "manager"})).unwrap();
+    let RegistrationSecret::Held { registration, .. } = &managed.registration else { panic!("held") };
+    assert!(!managed.manages(&registration.information));
+}
+
+fn held_mut(observed: &mut Observed) -> Option<&mut ClientInformation> {
+    match &mut observed.registration {
+        RegistrationSecret::Held { registration, .. } => Some(&mut registration.information),
+        _ => None,
+    }
 }
