@@ -134,12 +134,7 @@ async fn remove_without_profile(
 ) -> Result<(), Error> {
     let client_id = &client.client_id;
     let then = observed.server_of(client_id).ok_or(Error::Inconsistent("a deregistration needs a registration"))?;
-    let status = observed.client.status.as_ref();
-    let endpoint = status.and_then(|status| {
-        let former = status.retiring.iter().find(|former| former.client_id == *client_id);
-        former.map_or_else(|| status.registration_client_uri.clone(), |former| former.registration_client_uri.clone())
-    });
-    let (Some(endpoint), Some(token)) = (endpoint, &client.registration_access_token) else {
+    let (Some(endpoint), Some(token)) = (observed.known_uri(client_id), &client.registration_access_token) else {
         return report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
     };
     let server = context.connections.bare_server(then.ca_bundle.clone().map(String::into_bytes))?;

@@ -656,6 +656,24 @@ fn what_is_left_on_a_former_server_stays_known_as_that() {
     assert!(!managed.manages(&registration.information));
 }
 
+#[test]
+fn the_status_tells_where_a_client_is_and_nothing_of_one_that_it_has_not_heard_of() {
+    let mut observed = registered();
+    let status = observed.client.status.get_or_insert_default();
+    status.client_id = Some("x".into());
+    status.registration_client_uri = Some("https://as/reg/x".into());
+    status.retiring = vec![
+        serde_json::from_value(json!({"clientId": "w", "registrationClientUri": "https://as/reg/w",
+            "deleteAfter": "1970-01-01T00:00:00Z"}))
+        .unwrap(),
+        serde_json::from_value(json!({"clientId": "v", "deleteAfter": "1970-01-01T00:00:00Z"})).unwrap(),
+    ];
+    assert_eq!(observed.known_uri("x").as_deref(), Some("https://as/reg/x"));
+    assert_eq!(observed.known_uri("w").as_deref(), Some("https://as/reg/w"));
+    assert_eq!(observed.known_uri("v"), None);
+    assert_eq!(observed.known_uri("y"), None, "it took the place of x, and the operator died before the status");
+}
+
 fn held_mut(observed: &mut Observed) -> Option<&mut ClientInformation> {
     match &mut observed.registration {
         RegistrationSecret::Held { registration, .. } => Some(&mut registration.information),
