@@ -195,7 +195,9 @@ pub async fn retire(context: &Context, observed: &Observed, client_id: &str) -> 
     Ok(Change::Retired { secret, registration: Box::new(registration) })
 }
 
-/// Writes down that a call is made whose answer may bring new credentials.
+/// Writes down that a call is made whose answer may bring new credentials. One write, on what was read: who has been
+/// paused meanwhile must not announce over the announcement of a successor, and call beside it. So it is written anew
+/// though an earlier call is announced still.
 async fn announce(
     context: &Context,
     observed: &Observed,
@@ -204,11 +206,8 @@ async fn announce(
     now: Timestamp,
 ) -> Result<(StoredSecret, Registration), Error> {
     let mut registration = registration.clone();
-    if registration.history.unconfirmed_since.is_some() {
-        return Ok((secret.clone(), registration));
-    }
     registration.history.unconfirmed_since = Some(now);
-    let secret = store::keep_held(context, observed, secret, &registration).await?;
+    let secret = store::announce(context, observed, secret, &registration).await?;
     Ok((secret, registration))
 }
 
