@@ -57,6 +57,16 @@ pub enum Error {
         "client {client_id} authenticates by a secret, and the server does not tell it: put it under client-secret into a Secret, and name that in spec.adopt.secretRef"
     )]
     NoSecret { client_id: String },
+    /// The profile now describes another server than the client's, and that one does not know the client.
+    #[error(
+        "client {client_id} was registered at {former}, and the server that the TokenProfile describes now does not know it ({source}). Point the TokenProfile back at {former}; or let a new client take its place with spec.replacement.when: [RegistrationLost]; or delete the OAuthClient and create it again. Until then the Secret holds what is valid at {former}"
+    )]
+    Left {
+        client_id: String,
+        former: String,
+        #[source]
+        source: Box<dcr::Error>,
+    },
     /// No key pair could be made.
     #[error(transparent)]
     Key(dcr::Error),
@@ -78,6 +88,7 @@ impl Error {
             Self::Kubernetes(error) | Self::NotStored { source: error, .. } => error.reason(),
             Self::Connection(error) => error.reason(),
             Self::Server(error) | Self::Key(error) => error.reason(),
+            Self::Left { source, .. } => source.reason(),
             Self::OutcomeUnknown { .. } => reasons::OUTCOME_UNKNOWN,
             Self::NoSecret { .. } => reasons::SECRET_NOT_FOUND,
             Self::CircuitOpen(_) => "ServerUnavailable",
@@ -107,7 +118,7 @@ impl Error {
                 Retry::OnChange => Retry::Backoff,
                 retry => retry,
             },
-            Self::NoSecret { .. } => Retry::OnChange,
+            Self::NoSecret { .. } | Self::Left { .. } => Retry::OnChange,
             Self::CircuitOpen(pause) => Retry::After(*pause),
             Self::NotStored { .. } | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
         }

@@ -18,8 +18,8 @@ use super::{
     adoption::{self, Adoption},
     attempt::{Attempt, SETTLED},
     keys::ClientKeys,
-    metadata,
-    registration::{self, Flaw, Origin, Registration, RegistrationSecret, Retiring, StoredSecret},
+    metadata, plan,
+    registration::{self, Flaw, Origin, Registration, RegistrationSecret, Retiring, ServerSnapshot, StoredSecret},
 };
 use crate::{
     api::{
@@ -27,7 +27,7 @@ use crate::{
         reasons,
     },
     context::Context,
-    dcr::ClientInformation,
+    dcr::{ClientInformation, ServerMetadata},
     kubernetes::{self, SecretData},
     policy::{self, Older},
     token_profile,
@@ -228,10 +228,43 @@ impl Observed {
         self.client.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Whether the profile's management client may be used for this client.
+    /// Whether the profile's management client may be used for this client. At another server, a client of the same
+    /// identifier would be somebody else's.
     #[must_use]
     pub fn manages(&self, client: &ClientInformation) -> bool {
-        self.has_manager() && self.is_vouched_for(client)
+        self.has_manager() && self.is_vouched_for(client) && self.left_at(&client.client_id).is_none()
+    }
+
+    /// The server of the registration, if the profile has come to describe another one.
+    #[must_use]
+    pub fn former_server<'a>(&self, registration: &'a Registration) -> Option<&'a ServerSnapshot> {
+        let now = self.profile.as_ref().and_then(plan::server_metadata)?;
+        Some(&registration.server).filter(|then| then.is_another(&now))
+    }
+
+    /// The server that the client was registered at, if calls about it now go to another origin.
+    #[must_use]
+    pub fn left_at(&self, client_id: &str) -> Option<&ServerSnapshot> {
+        let now = self.profile.as_ref().and_then(plan::server_metadata)?;
+        self.server_of(client_id).filter(|then| then.is_elsewhere(&now))
+    }
+
+    /// The server as it was remembered with the client, be that the one in use or a former one.
+    #[must_use]
+    pub fn server_of(&self, client_id: &str) -> Option<&ServerSnapshot> {
+        let RegistrationSecret::Held { registration, .. } = &self.registration else { return None };
+        let former = registration.retiring.iter().find(|former| former.information.client_id == client_id);
+        Some(former.and_then(|former| former.server.as_ref()).unwrap_or(&registration.server))
+    }
+
+    /// Where the status says that a client of this object is managed.
+    #[must_use]
+    pub fn known_uri(&self, client_id: &str) -> Option<String> {
+        let status = self.client.status.as_ref()?;
+        if let Some(former) = status.retiring.iter().find(|former| former.client_id == client_id) {
+            return former.registration_client_uri.clone();
+        }
+        status.registration_client_uri.clone().filter(|_| status.client_id.as_deref() == Some(client_id))
     }
 
     /// Whether the profile's management client may be used to take a client over: one that is this object's own already, or
@@ -347,7 +380,13 @@ impl Observed {
         let is_lost = self.lost.is_some() || registration.history.unconfirmed_since.is_some();
         let (information, keys) = (registration.information.clone(), registration.keys.clone());
         let mut retiring = registration.retiring.clone();
-        retiring.push(Retiring { information, keys, delete_after, is_lost });
+        retiring.push(Retiring { information, keys, delete_after, is_lost, server: None });
+        let now = self.profile.as_ref().and_then(plan::server_metadata).unwrap_or_default();
+        if registration.server.is_another(&now) || registration.server.is_elsewhere(&now) {
+            for former in &mut retiring {
+                former.server.get_or_insert_with(|| registration.server.clone());
+            }
+        }
         retiring
     }
 
@@ -379,6 +418,11 @@ impl Observed {
 
 /// A former client whose registration access token is gone; whether it is there at all is looked at right away.
 fn lost(client_id: String, registration_client_uri: Option<String>, now: Timestamp) -> Retiring {
+    // All that is left of its server is the origin.
+    let server = registration_client_uri.clone().map(|uri| ServerSnapshot {
+        metadata: ServerMetadata { registration_endpoint: Some(uri), ..ServerMetadata::default() },
+        ..ServerSnapshot::default()
+    });
     let information = ClientInformation {
         client_id,
         client_secret: None,
@@ -388,7 +432,7 @@ fn lost(client_id: String, registration_client_uri: Option<String>, now: Timesta
         registration_client_uri,
         metadata: Map::new(),
     };
-    Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true }
+    Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true, server }
 }
 
 /// Reads what the decision needs; writes nothing.

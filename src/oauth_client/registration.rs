@@ -13,6 +13,7 @@ use crate::{
     api::ServerBehaviour,
     dcr::{ClientInformation, ServerMetadata},
     kubernetes::SecretData,
+    text::truncate,
 };
 
 /// Type of the Secret.
@@ -67,6 +68,40 @@ pub struct ServerSnapshot {
     pub openid_is_implied: bool,
 }
 
+impl ServerSnapshot {
+    /// Whether this is another authorization server than the one that the profile describes now: by the issuer, or, where one
+    /// has none, by the origin. An issuer that was put right beside the same endpoint makes no other server.
+    #[must_use]
+    pub fn is_another(&self, now: &ServerMetadata) -> bool {
+        let then = &self.metadata;
+        if then.registration_endpoint.is_none() || then.registration_endpoint == now.registration_endpoint {
+            return false;
+        }
+        if then.issuer.is_empty() || now.issuer.is_empty() {
+            return self.is_elsewhere(now);
+        }
+        then.issuer != now.issuer
+    }
+
+    /// Whether what is registered there would be asked for at another origin now. There, nobody may ever have heard of it.
+    #[must_use]
+    pub fn is_elsewhere(&self, now: &ServerMetadata) -> bool {
+        let origin = |metadata: &ServerMetadata| {
+            let endpoint = url::Url::parse(metadata.registration_endpoint.as_deref()?).ok()?;
+            Some(endpoint.origin())
+        };
+        matches!((origin(&self.metadata), origin(now)), (Some(then), Some(now)) if then != now)
+    }
+
+    /// What people know it by.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let ServerMetadata { issuer, registration_endpoint, .. } = &self.metadata;
+        let name = if issuer.is_empty() { registration_endpoint.as_deref().unwrap_or_default() } else { issuer };
+        truncate(name, 256)
+    }
+}
+
 /// What happened to the registration, and when.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -114,6 +149,8 @@ pub struct Retiring {
     pub delete_after: Timestamp,
     /// The server has refused its registration access token already.
     pub is_lost: bool,
+    /// Where it is, if that is another server than the registration's.
+    pub server: Option<ServerSnapshot>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -126,6 +163,8 @@ struct StoredRetiring {
     delete_after: Timestamp,
     #[serde(default)]
     is_lost: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server: Option<ServerSnapshot>,
 }
 
 /// What a management call (RFC 7592) may be made with.
@@ -162,11 +201,12 @@ impl Registration {
         if !retiring.is_empty() {
             let retiring: Vec<StoredRetiring> = retiring
                 .iter()
-                .map(|Retiring { information, keys, delete_after, is_lost }| StoredRetiring {
+                .map(|Retiring { information, keys, delete_after, is_lost, server }| StoredRetiring {
                     information: information.to_json(),
                     keys: (!keys.0.is_empty()).then(|| keys.to_json()),
                     delete_after: *delete_after,
                     is_lost: *is_lost,
+                    server: server.clone(),
                 })
                 .collect();
             data.insert(RETIRING, serde_json::to_string(&retiring).unwrap_or_default());
@@ -193,6 +233,7 @@ impl Registration {
                 )?,
                 delete_after: stored.delete_after,
                 is_lost: stored.is_lost,
+                server: stored.server,
             })
         });
         Ok(Self {
@@ -392,6 +433,7 @@ mod tests {
                 keys: ClientKeys(vec![key("former", 1)]),
                 delete_after: at(99),
                 is_lost: false,
+                server: Some(ServerSnapshot { profile: "former".into(), ..ServerSnapshot::default() }),
             }],
         }
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{Binding, OAuthClientStatus, RetiringClient, annotations, conditions, reasons},
-    dcr::client_configuration_endpoint,
+    dcr::{ClientInformation, client_configuration_endpoint},
     kubernetes::{Finding, condition, merge},
     retry::Retry,
 };
@@ -68,6 +68,7 @@ impl Failure {
             {
                 Finding::unknown(error.reason(), error.to_string())
             }
+            (Error::Left { .. }, _) => Finding::no(error.reason(), error.to_string()),
             _ if lost && matches!(step, Step::Adopt { .. }) => Finding::no(
                 error.reason(),
                 format!(
@@ -193,8 +194,11 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         let profile = profile.filter(|profile| permits(profile, observed.namespace(), &observed.namespace_labels));
         if let Some(endpoint) = profile.and_then(|p| p.status.as_ref()).and_then(|s| s.registration_endpoint.as_deref())
         {
-            let resolved = |uri: Option<&String>| uri.and_then(|uri| client_configuration_endpoint(endpoint, uri).ok());
-            status.registration_client_uri = resolved(information.registration_client_uri.as_ref());
+            let resolved = |client: &ClientInformation| match observed.left_at(&client.client_id) {
+                Some(_) => observed.known_uri(&client.client_id),
+                None => client_configuration_endpoint(endpoint, client.registration_client_uri.as_ref()?).ok(),
+            };
+            status.registration_client_uri = resolved(information);
             status.retiring = registration
                 .retiring
                 .iter()
@@ -202,7 +206,7 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
                 .map(|former| RetiringClient {
                     client_id: former.information.client_id.clone(),
                     confirmed: is_confirmed(&former.information.client_id),
-                    registration_client_uri: resolved(former.information.registration_client_uri.as_ref()),
+                    registration_client_uri: resolved(&former.information),
                     delete_after: Time(whole_seconds(former.delete_after)),
                 })
                 .collect();

@@ -261,6 +261,31 @@ async fn a_leader_that_wakes_up_after_its_successor_has_gone_on_does_no_harm() {
 }
 
 #[tokio::test]
+async fn an_announcement_is_not_written_over_the_one_of_a_successor() {
+    let home = Home::without_operator("announced").await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    let account = home.plane.service_account_kubeconfig(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT).await;
+    let proxy = FaultProxy::start(&account);
+    let args = ["--leader-elect=false", "--allow-insecure-http=true"].map(str::to_owned).to_vec();
+    let options = OperatorOptions { args, watch: vec![home.name.clone()], ..OperatorOptions::default() };
+    let _operator = Operator::start_with_kubeconfig(proxy.kubeconfig(&account), options).await;
+    home.profile(&server.url("")).await;
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    // The announcement of an update is on its way when the successor, which has not seen it, makes its own.
+    proxy.add(Rule::new(Fault::Delay(Duration::from_secs(3))).writes().name("shop-registration").times(1));
+    home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
+    wait_until("it is on its way", WAIT, async || !proxy.injected().is_empty()).await;
+    let history = r#"{"unconfirmedSince":"2026-01-01T00:00:00Z"}"#;
+    home.patch(SECRETS, "shop-registration", json!({"stringData": {"history.json": history}})).await;
+    // Whoever looks again finds out that nothing is to be done here.
+    home.patch(CLIENTS, "shop", json!({"spec": {"suspend": true}})).await;
+    let generation = home.get(CLIENTS, "shop").await.unwrap()["metadata"]["generation"].clone();
+    home.until("looked again", CLIENTS, "shop", move |client| client["status"]["observedGeneration"] == generation)
+        .await;
+    assert_eq!(server.requests_to("PUT", &format!("/reg/{client_id}")).len(), 0, "two management calls at once");
+}
+
+#[tokio::test]
 async fn a_refusal_that_comes_late_does_not_hide_the_attempt_of_a_successor() {
     let home = Home::new("hidden").await;
     let server = FaultServer::start_registrar(Registrar::default()).await;

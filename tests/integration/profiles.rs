@@ -7,6 +7,7 @@ use crate::{
     support::{
         authorization_server::{AuthorizationServer, AuthorizationServerOptions},
         fault_server::{Answer, FaultServer, Registrar},
+        process::wait_until,
     },
 };
 
@@ -176,4 +177,72 @@ async fn plain_http_is_refused_unless_it_is_allowed() {
     let ready = condition(&object, "Ready");
     assert_says(ready["message"].as_str().unwrap(), &[server.issuer(), "not called", "http"]);
     assert_ne!(condition(&object, "Stalled"), Value::Null, "only a change helps");
+}
+
+#[tokio::test]
+async fn a_profile_that_comes_to_describe_another_server_takes_no_client_there_and_loses_none_in_silence() {
+    let home = Home::new("moved").await;
+    let former = FaultServer::start_registrar(Registrar::default()).await;
+    let other = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&former.url("")).await;
+    let mut replaceable = home.oauth_client("replaceable");
+    replaceable["spec"]["replacement"] = json!({"when": ["RegistrationLost"], "overlap": "0s"});
+    home.apply(&replaceable).await;
+    for name in ["shop", "bank"] {
+        home.register(name).await;
+    }
+    home.until_ready("replaceable").await;
+    let before = home.secret("shop").await;
+
+    home.apply(&profile(&other.url(""))).await;
+    for name in ["shop", "bank"] {
+        let message = home.until_condition(CLIENTS, name, ["Registered", "False", "RegistrationLost"]).await;
+        assert_says(&message, &["registered at", &former.url(""), "Point the TokenProfile back"]);
+    }
+    assert_eq!(home.secret("shop").await, before, "credentials and endpoints of one server");
+    wait_until("there is a new client on the other server", WAIT, async || {
+        home.secret("replaceable").await["issuer-uri"] == other.url("")
+    })
+    .await;
+    assert_says(&home.until_event("Orphaned").await, &["stays on", &former.url(""), "former server"]);
+
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    let told = home.events("Orphaned").await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().any(|note| note.contains(&before["client-id"])), "{told:?}");
+
+    // The status still knows where it is.
+    home.delete(PROFILES, PROFILE).await;
+    home.until_condition(CLIENTS, "bank", ["Accepted", "False", "ProfileNotFound"]).await;
+    home.delete(CLIENTS, "bank").await;
+    home.until_gone(CLIENTS, "bank").await;
+    assert_eq!(former.registrar(|registrar| registrar.client_count()), 2, "the two that were reported");
+    assert_eq!(other.registrar(|registrar| registrar.client_count()), 1, "the replacement");
+}
+
+#[tokio::test]
+async fn a_server_that_is_given_another_name_keeps_its_clients() {
+    let (home, server) = (Home::new("renamed").await, FaultServer::start_registrar(Registrar::default()).await);
+    home.apply(&registrar_secret(AuthorizationServer::REGISTRAR_SECRET)).await;
+    home.apply(&profile_with_endpoints(&server)).await;
+    home.until_profile_ready().await;
+    home.register("shop").await;
+
+    let renamed = |path: &str| server.url(path).replace("127.0.0.1", "localhost");
+    let mut profile = profile_with_endpoints(&server);
+    profile["spec"]["endpoints"] = json!({"token": renamed("/token"), "registration": renamed("/reg")});
+    home.apply(&profile).await;
+    let uri = renamed("/reg/");
+    let moved = home
+        .until("managed under the new name", CLIENTS, "shop", move |client| {
+            client["status"]["registrationClientUri"].as_str().is_some_and(|known| known.starts_with(&uri))
+        })
+        .await;
+    assert_eq!(verdict(&moved, "Registered"), "True Registered");
+    assert_eq!(home.secret("shop").await["token-uri"], renamed("/token"));
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 0);
+    assert!(home.events("Orphaned").await.is_empty());
 }

@@ -55,11 +55,13 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
             keys: registration.keys.clone(),
             delete_after: Timestamp::now(),
             is_lost,
+            server: former.server.as_ref().map(|_| registration.server.clone()),
         });
         let restored = Registration {
             attempt: String::new(),
             information: former.information,
             request: None,
+            server: former.server.unwrap_or_else(|| registration.server.clone()),
             history: History {
                 origin: Origin::Registered,
                 is_narrowed: false,
@@ -69,7 +71,6 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
             previous_token: None,
             keys: former.keys,
             retiring,
-            ..(**registration).clone()
         };
         let secret = store::keep_held(context, observed, secret, &restored).await?;
         return Ok(Change::Withdrawn { client: Box::new(client), restored: Some((secret, Box::new(restored))) });
@@ -103,6 +104,10 @@ pub async fn remove(
         let token = manage::token_for(context, profile, &server, client, previous_token, access).await?;
         let Some(token) = token else { continue };
         match timed(context, "delete", server.delete(&endpoint, &token)).await {
+            // It was registered elsewhere.
+            Ok(Deleted::TokenRefused | Deleted::AlreadyGone) if observed.left_at(client_id).is_some() => {
+                refused = Refused::Unknown;
+            }
             // Whoever refuses to delete it knows that it is there.
             Ok(Deleted::TokenRefused) if matches!(refused, Refused::Deletion(_)) => {}
             Ok(Deleted::TokenRefused) => refused = Refused::Token,
@@ -127,18 +132,11 @@ async fn remove_without_profile(
     is_doubtful: bool,
 ) -> Result<(), Error> {
     let client_id = &client.client_id;
-    let RegistrationSecret::Held { registration, .. } = &observed.registration else {
-        return Err(Error::Inconsistent("a deregistration needs a registration"));
-    };
-    let status = observed.client.status.as_ref();
-    let endpoint = status.and_then(|status| {
-        let former = status.retiring.iter().find(|former| former.client_id == *client_id);
-        former.map_or_else(|| status.registration_client_uri.clone(), |former| former.registration_client_uri.clone())
-    });
-    let (Some(endpoint), Some(token)) = (endpoint, &client.registration_access_token) else {
+    let then = observed.server_of(client_id).ok_or(Error::Inconsistent("a deregistration needs a registration"))?;
+    let (Some(endpoint), Some(token)) = (observed.known_uri(client_id), &client.registration_access_token) else {
         return report_orphan(context, observed, client_id, "its TokenProfile is gone").await;
     };
-    let server = context.connections.bare_server(registration.server.ca_bundle.clone().map(String::into_bytes))?;
+    let server = context.connections.bare_server(then.ca_bundle.clone().map(String::into_bytes))?;
     match timed(context, "delete", server.delete(&endpoint, token)).await {
         Ok(Deleted::TokenRefused) => give_up_on(context, observed, client_id, Refused::Token, is_doubtful).await,
         Ok(deleted) => {
@@ -165,6 +163,8 @@ async fn told(context: &Context, observed: &Observed, client_id: &str, deleted: 
 enum Refused {
     NothingToTry,
     Token,
+    /// The server does not know it, and is not the one that it was registered at.
+    Unknown,
     Deletion(String),
 }
 
@@ -184,6 +184,7 @@ async fn give_up_on(
         Refused::Token => {
             "the server no longer accepts its registration access token, and may have it or not: look there".to_owned()
         }
+        Refused::Unknown => "the one that it names now does not know it: look at the former one".to_owned(),
         Refused::NothingToTry => "there is no registration access token for it".to_owned(),
         Refused::Deletion(error) => error,
     };
@@ -219,8 +220,13 @@ pub async fn give_up(
 /// Event, metric and log line: a client stays on the server though nobody wants it. When the OAuthClient is gone, the event
 /// is what is left.
 pub async fn report_orphan(context: &Context, observed: &Observed, client_id: &str, why: &str) -> Result<(), Error> {
-    let note = format!("client {client_id} stays on the server of TokenProfile {}: {why}", observed.profile_name());
-    tracing::error!(client_id, profile = observed.profile_name(), "orphaned registration: {note}");
+    let profile = observed.profile_name();
+    let place = match observed.left_at(client_id) {
+        Some(former) => format!("{}, the former server of TokenProfile {profile}", former.name()),
+        None => format!("the server of TokenProfile {profile}"),
+    };
+    let note = format!("client {client_id} stays on {place}: {why}");
+    tracing::error!(client_id, profile, "orphaned registration: {note}");
     context.events.alarm(&observed.client.object_ref(&()), "Orphaned", &note).await?;
     context.metrics.orphan();
     Ok(())

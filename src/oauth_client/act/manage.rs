@@ -18,7 +18,7 @@ use crate::{
         metadata::Document,
         observe::{Change, Live, Observed},
         plan::{Cause, Purpose},
-        registration::{Access, Registration, RegistrationSecret, StoredSecret},
+        registration::{Access, Registration, RegistrationSecret, ServerSnapshot, StoredSecret},
     },
 };
 
@@ -122,11 +122,17 @@ pub async fn look(context: &Context, observed: &Observed, purpose: &Purpose) -> 
     };
     let accesses = registration.access(observed.manages(&registration.information));
     let previous = registration.previous_token.as_ref();
+    let former_server = observed.former_server(&registration);
     crash_point::reached("Read", "is announced");
     let read = read(context, profile, &registration.information, previous, &accesses).await;
     crash_point::reached("Read", "has an answer");
     let (answer, access) = match read {
         Ok(answered) => answered,
+        Err(Error::Server(source)) if source.reason() == reasons::REGISTRATION_LOST && former_server.is_some() => {
+            let former = former_server.map(ServerSnapshot::name).unwrap_or_default();
+            let client_id = registration.information.client_id.clone();
+            return Err(Error::Left { client_id, former, source: Box::new(source) });
+        }
         Err(error @ Error::Server(_)) if !harmless && error.is_refusal() => {
             if error.reason() != reasons::REGISTRATION_LOST {
                 retract(context, observed, &secret, &registration).await?;
@@ -142,6 +148,10 @@ pub async fn look(context: &Context, observed: &Observed, purpose: &Purpose) -> 
     let mut read = registration.answered(answer, access, now);
     // What is registered stays what was last asked for, until it is put right or asked for anew.
     read.information.metadata = registration.information.metadata.clone();
+    if former_server.is_some() {
+        // It knows the token: the same server under another name.
+        read.server = connect(context, profile).await?.1;
+    }
     let client_id = &read.information.client_id;
     let is_new = read.history.credentials_issued_at != registration.history.credentials_issued_at;
     let keeps_token = read.history.token_issued_at == registration.history.token_issued_at;
@@ -186,7 +196,9 @@ pub async fn retire(context: &Context, observed: &Observed, client_id: &str) -> 
     Ok(Change::Retired { secret, registration: Box::new(registration) })
 }
 
-/// Writes down that a call is made whose answer may bring new credentials.
+/// Writes down that a call is made whose answer may bring new credentials. One write, on what was read: who has been
+/// paused meanwhile must not announce over the announcement of a successor, and call beside it. So it is written anew
+/// though an earlier call is announced still.
 async fn announce(
     context: &Context,
     observed: &Observed,
@@ -195,11 +207,8 @@ async fn announce(
     now: Timestamp,
 ) -> Result<(StoredSecret, Registration), Error> {
     let mut registration = registration.clone();
-    if registration.history.unconfirmed_since.is_some() {
-        return Ok((secret.clone(), registration));
-    }
     registration.history.unconfirmed_since = Some(now);
-    let secret = store::keep_held(context, observed, secret, &registration).await?;
+    let secret = store::announce(context, observed, secret, &registration).await?;
     Ok((secret, registration))
 }
 

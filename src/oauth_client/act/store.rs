@@ -114,6 +114,18 @@ async fn reread_client(context: &Context, client: &OAuthClient) -> Result<OAuthC
         .map_err(|error| kubernetes::Error::new(format!("could not read OAuthClient {namespace}/{name}"), error))
 }
 
+/// Persists that something is to be done about a registration, if nobody has written it since it was read.
+pub async fn announce(
+    context: &Context,
+    observed: &Observed,
+    secret: &StoredSecret,
+    registration: &Registration,
+) -> Result<StoredSecret, kubernetes::Error> {
+    let unchanged = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
+    let spec = registration_spec(observed, registration);
+    kubernetes::apply_secret(&context.client, &spec, &unchanged).await.map(StoredSecret::new)
+}
+
 /// Persists what is now known of a registration that is held already.
 pub async fn keep_held(
     context: &Context,

@@ -21,12 +21,12 @@ impl Plan {
     pub(super) fn publish(&mut self, observed: &Observed, registration: &Registration) -> Option<Step> {
         let spec = &observed.client.spec.secret;
         let name = observed.secret_name();
-        let server = observed.profile.as_ref().and_then(server_metadata);
+        // The credentials are of no use at another server.
+        let profile = observed.profile.as_ref().filter(|_| observed.former_server(registration).is_none());
+        let server = profile.and_then(server_metadata);
         let server = server.as_ref().unwrap_or(&registration.server.metadata);
-        let openid_is_implied = observed
-            .profile
-            .as_ref()
-            .map_or(registration.server.openid_is_implied, |profile| !profile.spec.server.registers_openid());
+        let openid_is_implied =
+            profile.map_or(registration.server.openid_is_implied, |profile| !profile.spec.server.registers_openid());
         let data = match secret::data(&observed.client.spec, registration, server, openid_is_implied) {
             Ok(data) => data,
             Err(error) => {

@@ -15,7 +15,7 @@ use crate::{
         metadata::{self, Document},
         observe::Observed,
         plan::step::{Cause, Purpose},
-        registration::{Origin, Registration},
+        registration::{Origin, Registration, ServerSnapshot},
     },
     token_profile,
 };
@@ -109,6 +109,10 @@ impl Plan {
             self.recover(held, wanted, message);
             return;
         }
+        if let Some(former) = observed.former_server(registration) {
+            self.follow(held, wanted, former);
+            return;
+        }
         self.compare_with_spec(held, wanted.as_ref());
         self.call(held, wanted);
         match registration.secret_ends().filter(|_| self.step.is_none()) {
@@ -168,6 +172,33 @@ impl Plan {
                 self.renew(held, wanted.cloned(), &renewal);
             }
         }
+    }
+
+    /// The profile has come to describe another server. It may be the same one under another name: then it knows the
+    /// token. At the same origin that would prove nothing.
+    fn follow(&mut self, held: &Held<'_>, wanted: Option<Document>, former: &ServerSnapshot) {
+        let Held { observed, registration, now, .. } = held;
+        let client_id = &registration.information.client_id;
+        self.in_sync = Finding::unknown(
+            reasons::NOT_COMPARED,
+            format!("the TokenProfile has come to describe another server than {}", former.name()),
+        );
+        if !self.may_call(observed) {
+            return;
+        }
+        if self.waits(observed, *now) {
+            self.keep_saying(observed);
+            return;
+        }
+        if held.is_manageable && observed.left_at(client_id).is_some() {
+            self.step = Some(Step::Read { purpose: Purpose::Compare });
+            return;
+        }
+        let former = former.name();
+        let message = format!(
+            "client {client_id} was registered at {former}, and the TokenProfile has come to describe another server. Point it back at {former}; or let a new client take the place with spec.replacement.when: [RegistrationLost]; or delete the OAuthClient and create it again. Until then the Secret holds what is valid at {former}"
+        );
+        self.recover(held, wanted, &message);
     }
 
     /// How the registration relates to the spec.

@@ -382,11 +382,9 @@ impl World {
     fn manage(&mut self, observed: &Observed, update: Option<Document>) -> Result<Change, Halt> {
         let before = held(observed);
         let mut announced = before.clone();
-        if announced.history.unconfirmed_since.is_none() {
-            self.effect()?;
-            announced.history.unconfirmed_since = Some(at(self.now));
-            self.registration = Some(announced.clone());
-        }
+        self.effect()?;
+        announced.history.unconfirmed_since = Some(at(self.now));
+        self.registration = Some(announced.clone());
         let id = announced.information.client_id.clone();
         let mut last_error = None;
         for access in announced.access(false) {

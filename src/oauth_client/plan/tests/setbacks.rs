@@ -77,7 +77,8 @@ fn a_refused_update_keeps_no_former_client_alive() {
     let mut observed = refused();
     change(&mut observed, |registration| {
         let information = ClientInformation { client_id: "former".into(), ..registration.information.clone() };
-        let retiring = Retiring { information, keys: ClientKeys::default(), delete_after: now(), is_lost: false };
+        let retiring =
+            Retiring { information, keys: ClientKeys::default(), delete_after: now(), is_lost: false, server: None };
         registration.retiring.push(retiring);
     });
     assert_eq!(step_of(&settled(observed)), Some("Retire"));
@@ -124,7 +125,8 @@ fn what_can_not_be_published_is_not_renewed_and_nothing_that_is_published_goes()
     spec(&mut observed, json!({"secret": {"template": {"config": "{{ nosuch }}"}}}));
     change(&mut observed, |registration| {
         let information = ClientInformation { client_id: "former".into(), ..registration.information.clone() };
-        let retiring = Retiring { information, keys: ClientKeys::default(), delete_after: now(), is_lost: false };
+        let retiring =
+            Retiring { information, keys: ClientKeys::default(), delete_after: now(), is_lost: false, server: None };
         registration.retiring.push(retiring);
     });
     let waiting = plan(&observed, now());
