@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The API server takes no longer message of a condition than 32768 characters.
-const LONGEST_MESSAGE: usize = 16 * 1024;
+pub const LONGEST_MESSAGE: usize = 16 * 1024;
 
 /// Whether the client may be registered as it is.
 #[must_use]

@@ -498,6 +498,21 @@ fn more_than_the_policies_allow_is_narrowed_down_before_anybody_gets_the_credent
 }
 
 #[test]
+fn however_much_more_a_server_registers_what_is_written_about_it_is_bounded() {
+    let mut observed = generous();
+    observed.policies = vec![observed.policies[0].clone(); 8];
+    let scope = (0..50_000).map(|index| index.to_string()).collect::<Vec<_>>().join(" ");
+    change(&mut observed, |registration| {
+        registration.information.metadata.insert("scope".into(), scope.into());
+        registration.history.is_narrowed = true;
+    });
+    let plan = plan(&observed, now());
+    let Some(Step::Withdraw { why }) = plan.step else { panic!("{:?}", plan.step) };
+    assert!(why.len() <= crate::oauth_client::accept::LONGEST_MESSAGE, "{}", why.len());
+    assert_eq!(plan.accepted.message, why);
+}
+
+#[test]
 fn what_can_not_be_narrowed_is_given_back_and_not_asked_for_again() {
     let unmanaged = |registration: &mut Registration| registration.information.registration_access_token = None;
     let stubborn = |registration: &mut Registration| registration.history.is_narrowed = true;
