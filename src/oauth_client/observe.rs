@@ -284,10 +284,16 @@ impl Observed {
         listed.into_iter().map(|former| lost(former.client_id, former.registration_client_uri, now)).collect()
     }
 
-    /// The clients that a new one leaves behind on the server.
+    /// The clients that a new one leaves behind on the server. Some servers answer a registration with a client that is
+    /// there already: that one is in use, and must not be removed as a former one.
     #[must_use]
-    pub fn left_behind(&self, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
-        let Some(client_id) = supersedes else { return Vec::new() };
+    pub fn left_behind(&self, supersedes: Option<&str>, registered: &str, now: Timestamp) -> Vec<Retiring> {
+        let mut left = supersedes.map_or_else(Vec::new, |client_id| self.superseded(client_id, now));
+        left.retain(|former| former.information.client_id != registered);
+        left
+    }
+
+    fn superseded(&self, client_id: &str, now: Timestamp) -> Vec<Retiring> {
         let RegistrationSecret::Held { registration, .. } = &self.registration else {
             let registration_client_uri =
                 self.client.status.as_ref().and_then(|status| status.registration_client_uri.clone());

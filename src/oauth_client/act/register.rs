@@ -60,6 +60,7 @@ pub async fn register(
     let now = Timestamp::now();
     let is_replacement = attempt.supersedes.is_some();
     let client_id = information.client_id.clone();
+    let retiring = observed.left_behind(attempt.supersedes.as_deref(), &client_id, now);
     let registration = Registration {
         attempt: attempt.id.clone(),
         information,
@@ -75,7 +76,7 @@ pub async fn register(
         },
         previous_token: None,
         keys,
-        retiring: observed.left_behind(attempt.supersedes.as_deref(), now),
+        retiring,
     };
     let precondition = match &observed.registration {
         RegistrationSecret::Held { secret, .. } => {

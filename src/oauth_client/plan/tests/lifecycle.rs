@@ -556,7 +556,21 @@ fn former_clients_that_the_status_still_names_outlive_the_registration_secret() 
     };
     assert_eq!(names(observed.listed_as_retiring(now())), [("former".to_owned(), true)]);
     let both = [("former".to_owned(), true), ("c".to_owned(), true)];
-    assert_eq!(names(observed.left_behind(Some("c"), now())), both);
+    assert_eq!(names(observed.left_behind(Some("c"), "new", now())), both);
+}
+
+#[test]
+fn a_new_registration_that_is_the_client_of_before_leaves_nothing_of_it_behind() {
+    let mut observed = settled(registered());
+    let ids = |observed: &Observed, registered: &str| -> Vec<String> {
+        let left = observed.left_behind(Some("c"), registered, now());
+        left.into_iter().map(|former| former.information.client_id).collect()
+    };
+    assert_eq!(ids(&observed, "new"), ["c"]);
+    assert!(ids(&observed, "c").is_empty());
+    observed.registration = RegistrationSecret::Absent;
+    assert_eq!(ids(&observed, "new"), ["c"]);
+    assert!(ids(&observed, "c").is_empty());
 }
 
 #[test]
