@@ -25,6 +25,15 @@ pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>)
     let Some(profile) = &observed.profile else {
         return Finding::no(reasons::PROFILE_NOT_FOUND, format!("TokenProfile {name} does not exist"));
     };
+    if !observed.namespace_is_seen {
+        let namespace = observed.namespace();
+        return Finding::unknown(
+            reasons::PROGRESSING,
+            format!(
+                "namespace {namespace} has not been seen yet: its labels decide which policies are about the client"
+            ),
+        );
+    }
     if !permits(profile, observed.namespace(), &observed.namespace_labels) {
         let namespace = observed.namespace();
         return Finding::no(

@@ -33,8 +33,10 @@ use crate::{
 pub struct Observed {
     pub client: OAuthClient,
     pub profile: Option<TokenProfile>,
-    /// Of the client's namespace.
+    /// Of the client's namespace; none, if it has not been seen.
     pub namespace_labels: BTreeMap<String, String>,
+    /// The watch has shown the client's namespace: until then nobody knows which policies are about the client.
+    pub namespace_is_seen: bool,
     /// The client's namespace is going, and this client with it.
     pub namespace_is_terminating: bool,
     /// The policies of the profile's namespace that are about this profile and this namespace.
@@ -360,7 +362,8 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let namespace = client.namespace().unwrap_or_default();
     let reference = &client.spec.profile_ref;
     let profile_namespace = reference.namespace.as_deref().unwrap_or(&namespace);
-    let namespace_labels = context.namespace_labels(&namespace);
+    let labels = context.namespace_labels(&namespace);
+    let (namespace_is_seen, namespace_labels) = (labels.is_some(), labels.unwrap_or_default());
     let policies = context.policies.filter_map(|policy| {
         let applies = policy.metadata.namespace.as_deref() == Some(profile_namespace)
             && policy::concerns(policy, &reference.name, &namespace_labels);
@@ -384,6 +387,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let mut observed = Observed {
         profile: context.profiles.get(profile_namespace, &reference.name),
         namespace_labels,
+        namespace_is_seen,
         namespace_is_terminating: context.namespace_is_terminating(&namespace),
         policies,
         older,
