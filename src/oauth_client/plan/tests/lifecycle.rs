@@ -574,6 +574,20 @@ fn a_new_registration_that_is_the_client_of_before_leaves_nothing_of_it_behind()
 }
 
 #[test]
+fn a_token_without_a_place_to_use_it_is_not_renewed_and_stands_in_nothing_s_way() {
+    let mut homeless = answer();
+    homeless.as_object_mut().unwrap().remove("registration_client_uri");
+    let mut observed = settled(registered_with(&homeless));
+    server(&mut observed, json!({"registrationAccessTokenLifetime": "672h"}));
+    let then = now() + days(20);
+    assert_eq!(plan(&observed, then).step, None);
+    observed.client.spec.client_metadata.as_mut().unwrap().scope = Some("email".into());
+    assert_eq!(plan(&observed, then).in_sync.reason, "UpdateUnsupported");
+    spec(&mut observed, json!({"replacement": {"when": ["UpdateUnsupported"]}}));
+    assert_eq!(plan(&observed, then).step.map(|step| step.name()), Some("Register"));
+}
+
+#[test]
 fn a_server_that_renews_no_token_is_asked_once_and_people_are_told() {
     let mut observed = settled(registered());
     server(&mut observed, json!({"registrationAccessTokenLifetime": "672h"}));
