@@ -545,6 +545,17 @@ fn credentials_that_are_out_stay_whatever_the_policies_have_come_to_say() {
 }
 
 #[test]
+fn an_adoption_that_was_refused_in_this_pass_is_not_tried_again_in_it() {
+    let mut observed = new_client();
+    observed.client.finalizers_mut().push(FINALIZER.into());
+    spec(&mut observed, json!({"adopt": {"clientId": "c", "secretRef": {"name": "old"}}}));
+    observed.adoption = Some(Ok(Adoption::default()));
+    assert_eq!(step_of(&observed), Some("Adopt"));
+    observed.lost = Some("GET https://as/reg/c answered 401".into());
+    assert_eq!(step_of(&observed), None);
+}
+
+#[test]
 fn former_clients_that_the_status_still_names_outlive_the_registration_secret() {
     let mut observed = settled(registered());
     let status = observed.client.status.as_mut().unwrap();
