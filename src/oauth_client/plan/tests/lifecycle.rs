@@ -498,6 +498,24 @@ fn more_than_the_policies_allow_is_narrowed_down_before_anybody_gets_the_credent
 }
 
 #[test]
+fn a_reconcile_request_is_handled_when_what_it_asks_for_has_been_done() {
+    let observed = annotated(settled(registered()), annotations::RECONCILE, "please");
+    let handled = |observed: &Observed, failure: Option<&status::Failure>| {
+        status::status(observed, &plan(observed, now()), failure, now()).last_handled_reconcile_at
+    };
+    assert_eq!(handled(&observed, None).as_deref(), Some("please"));
+    let step = Step::Read { purpose: Purpose::Compare };
+    let down = crate::oauth_client::act::Error::CircuitOpen(Duration::from_secs(1));
+    let failure = status::Failure::new(&step, &down);
+    assert_eq!(handled(&observed, Some(&failure)), None, "tried again");
+    let mut waiting = observed.clone();
+    waiting.not_before = Some(at(NOW + 9));
+    assert_eq!(handled(&waiting, None), None, "until the next try");
+    waiting.not_before = Some(Timestamp::MAX);
+    assert_eq!(handled(&waiting, None).as_deref(), Some("please"), "refused for good");
+}
+
+#[test]
 fn however_much_more_a_server_registers_what_is_written_about_it_is_bounded() {
     let mut observed = generous();
     observed.policies = vec![observed.policies[0].clone(); 8];
