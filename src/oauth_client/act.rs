@@ -57,6 +57,11 @@ pub enum Error {
         "client {client_id} authenticates by a secret, and the server does not tell it: put it under client-secret into a Secret, and name that in spec.adopt.secretRef"
     )]
     NoSecret { client_id: String },
+    /// The same for a client of ours, of which what was kept is gone.
+    #[error(
+        "what was kept of client {client_id} is gone, and with it the client secret, which the server does not tell. Restore the registration Secret from a backup; or put the secret under client-secret into a Secret, and name that with the client in spec.adopt; or let a new client take its place with spec.replacement.when: [RegistrationLost]"
+    )]
+    SecretLost { client_id: String },
     /// No key pair could be made.
     #[error(transparent)]
     Key(dcr::Error),
@@ -80,6 +85,7 @@ impl Error {
             Self::Server(error) | Self::Key(error) => error.reason(),
             Self::OutcomeUnknown { .. } => reasons::OUTCOME_UNKNOWN,
             Self::NoSecret { .. } => reasons::SECRET_NOT_FOUND,
+            Self::SecretLost { .. } => reasons::REGISTRATION_LOST,
             Self::CircuitOpen(_) => "ServerUnavailable",
             Self::Inconsistent(_) => "Inconsistent",
         }
@@ -107,7 +113,7 @@ impl Error {
                 Retry::OnChange => Retry::Backoff,
                 retry => retry,
             },
-            Self::NoSecret { .. } => Retry::OnChange,
+            Self::NoSecret { .. } | Self::SecretLost { .. } => Retry::OnChange,
             Self::CircuitOpen(pause) => Retry::After(*pause),
             Self::NotStored { .. } | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
         }

@@ -62,6 +62,7 @@ impl Failure {
             _ if about == conditions::IN_SYNC && error.reason() == "ServerUnavailable" => {
                 Finding::unknown(error.reason(), error.to_string())
             }
+            (Error::SecretLost { .. }, _) => Finding::no(error.reason(), error.to_string()),
             _ if lost && matches!(step, Step::Adopt { .. }) => Finding::no(
                 error.reason(),
                 format!(

@@ -164,7 +164,9 @@ pub async fn adopt(
         .get("token_endpoint_auth_method")
         .is_none_or(|method| method.as_str().is_some_and(|method| method.starts_with("client_secret_")));
     if is_confidential && registration.information.client_secret.is_none() {
-        return Err(Error::NoSecret { client_id: client_id.to_owned() });
+        let client_id = client_id.to_owned();
+        let is_known = observed.client.status.as_ref().is_some_and(|status| status.client_id.is_some());
+        return Err(if is_known { Error::SecretLost { client_id } } else { Error::NoSecret { client_id } });
     }
     crash_point::reached("Adopt", "has an answer");
     let secret = store::keep(context, observed, &registration, Precondition::Absent).await?;
