@@ -60,10 +60,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// The labels of a namespace.
+    /// The labels of a namespace; `None` = the watch has not shown it yet, and they are not known.
     #[must_use]
-    pub fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
-        self.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace.labels().clone()).unwrap_or_default()
+    pub fn namespace_labels(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        self.namespaces.get(&ObjectRef::new(name)).map(|namespace| namespace.labels().clone())
     }
 
     /// The clients that came before this one, as far as one of these policies counts them.

@@ -257,7 +257,8 @@ fn sweep(context: &Context, policies: &Policies, concerned: &Concerned, counting
 impl Sweep {
     fn visit(&mut self, context: &Context, policies: &Policies, client: &OAuthClient, is_concerned: bool) {
         let policies = policies.get(policy::namespace_of(client)).map_or(&[][..], Vec::as_slice);
-        let labels = context.namespace_labels(&client.namespace().unwrap_or_default());
+        // Its clients are judged when it is seen.
+        let Some(labels) = context.namespace_labels(&client.namespace().unwrap_or_default()) else { return };
         let Ok(document) = metadata::document(&client.spec) else {
             // Refused for its metadata, and not by a policy.
             let profile = &client.spec.profile_ref.name;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The API server takes no longer message of a condition than 32768 characters.
-const LONGEST_MESSAGE: usize = 16 * 1024;
+pub const LONGEST_MESSAGE: usize = 16 * 1024;
 
 /// Whether the client may be registered as it is.
 #[must_use]
@@ -26,6 +26,15 @@ pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>)
     let Some(profile) = &observed.profile else {
         return Finding::no(reasons::PROFILE_NOT_FOUND, format!("TokenProfile {name} does not exist"));
     };
+    if !observed.namespace_is_seen {
+        let namespace = observed.namespace();
+        return Finding::unknown(
+            reasons::PROGRESSING,
+            format!(
+                "namespace {namespace} has not been seen yet: its labels decide which policies are about the client"
+            ),
+        );
+    }
     if !permits(profile, observed.namespace(), &observed.namespace_labels) {
         let namespace = observed.namespace();
         return Finding::no(

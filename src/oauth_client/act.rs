@@ -67,6 +67,11 @@ pub enum Error {
         #[source]
         source: Box<dcr::Error>,
     },
+    /// The same for a client of ours, of which what was kept is gone.
+    #[error(
+        "what was kept of client {client_id} is gone, and with it the client secret, which the server does not tell. Restore the registration Secret from a backup; or put the secret under client-secret into a Secret, and name that with the client in spec.adopt; or let a new client take its place with spec.replacement.when: [RegistrationLost]"
+    )]
+    SecretLost { client_id: String },
     /// No key pair could be made.
     #[error(transparent)]
     Key(dcr::Error),
@@ -91,6 +96,7 @@ impl Error {
             Self::Left { source, .. } => source.reason(),
             Self::OutcomeUnknown { .. } => reasons::OUTCOME_UNKNOWN,
             Self::NoSecret { .. } => reasons::SECRET_NOT_FOUND,
+            Self::SecretLost { .. } => reasons::REGISTRATION_LOST,
             Self::CircuitOpen(_) => "ServerUnavailable",
             Self::Inconsistent(_) => "Inconsistent",
         }
@@ -118,7 +124,7 @@ impl Error {
                 Retry::OnChange => Retry::Backoff,
                 retry => retry,
             },
-            Self::NoSecret { .. } | Self::Left { .. } => Retry::OnChange,
+            Self::NoSecret { .. } | Self::Left { .. } | Self::SecretLost { .. } => Retry::OnChange,
             Self::CircuitOpen(pause) => Retry::After(*pause),
             Self::NotStored { .. } | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
         }

@@ -18,15 +18,16 @@ pub struct Adoption {
 /// What there is, or the reason why not; and the OAuthClient that has the client already.
 type Found = (Option<Result<Adoption, (&'static str, String)>>, Option<String>);
 
-/// Looks for what `spec.adopt` names.
+/// Looks for what `spec.adopt` names. A client that is this object's already may be adopted once more, when what was kept
+/// of it is lost; then what is missing is no obstacle: the management client may do without.
 ///
 /// # Errors
 /// If the Kubernetes API fails.
 pub async fn observe(context: &Context, client: &OAuthClient) -> Result<Found, kubernetes::Error> {
     let known = client.status.as_ref().and_then(|status| status.client_id.as_ref());
-    let adopt = client.spec.adopt.as_ref().filter(|_| known.is_none());
+    let adopt = client.spec.adopt.as_ref().filter(|adopt| known.is_none_or(|known| *known == adopt.client_id));
     let Some(adopt) = adopt else { return Ok((None, None)) };
-    let rival = rival(context, client, &adopt.client_id);
+    let rival = known.is_none().then(|| rival(context, client, &adopt.client_id)).flatten();
     let Some(reference) = &adopt.secret_ref else { return Ok((None, rival)) };
     let namespace = client.namespace().unwrap_or_default();
     let read = |key| context.connections.optional_secret_text(&namespace, &reference.name, key);
@@ -42,7 +43,7 @@ pub async fn observe(context: &Context, client: &OAuthClient) -> Result<Found, k
         Err(ConnectionError::Kubernetes(error)) => return Err(error),
         Err(error) => Err((error.reason(), error.to_string())),
     };
-    Ok((Some(found), rival))
+    Ok((Some(found).filter(|found| known.is_none() || found.is_ok()), rival))
 }
 
 /// Another OAuthClient of the same profile that has this client, or has asked for it before.

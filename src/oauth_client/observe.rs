@@ -35,11 +35,15 @@ use crate::{
 
 /// A client and all that bears on it.
 #[derive(Clone, Debug)]
+// Each is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Observed {
     pub client: OAuthClient,
     pub profile: Option<TokenProfile>,
-    /// Of the client's namespace.
+    /// Of the client's namespace; none, if it has not been seen.
     pub namespace_labels: BTreeMap<String, String>,
+    /// The watch has shown the client's namespace: until then nobody knows which policies are about the client.
+    pub namespace_is_seen: bool,
     /// The client's namespace is going, and this client with it.
     pub namespace_is_terminating: bool,
     /// The policies of the profile's namespace that are about this profile and this namespace.
@@ -362,10 +366,16 @@ impl Observed {
         listed.into_iter().map(|former| lost(former.client_id, former.registration_client_uri, now)).collect()
     }
 
-    /// The clients that a new one leaves behind on the server.
+    /// The clients that a new one leaves behind on the server. Some servers answer a registration with a client that is
+    /// there already: that one is in use, and must not be removed as a former one.
     #[must_use]
-    pub fn left_behind(&self, supersedes: Option<&str>, now: Timestamp) -> Vec<Retiring> {
-        let Some(client_id) = supersedes else { return Vec::new() };
+    pub fn left_behind(&self, supersedes: Option<&str>, registered: &str, now: Timestamp) -> Vec<Retiring> {
+        let mut left = supersedes.map_or_else(Vec::new, |client_id| self.superseded(client_id, now));
+        left.retain(|former| former.information.client_id != registered);
+        left
+    }
+
+    fn superseded(&self, client_id: &str, now: Timestamp) -> Vec<Retiring> {
         let RegistrationSecret::Held { registration, .. } = &self.registration else {
             let registration_client_uri =
                 self.client.status.as_ref().and_then(|status| status.registration_client_uri.clone());
@@ -443,7 +453,8 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let namespace = client.namespace().unwrap_or_default();
     let reference = &client.spec.profile_ref;
     let profile_namespace = reference.namespace.as_deref().unwrap_or(&namespace);
-    let namespace_labels = context.namespace_labels(&namespace);
+    let labels = context.namespace_labels(&namespace);
+    let (namespace_is_seen, namespace_labels) = (labels.is_some(), labels.unwrap_or_default());
     let policies = context.policies.filter_map(|policy| {
         let applies = policy.metadata.namespace.as_deref() == Some(profile_namespace)
             && policy::concerns(policy, &reference.name, &namespace_labels);
@@ -467,6 +478,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let mut observed = Observed {
         profile: context.profiles.get(profile_namespace, &reference.name),
         namespace_labels,
+        namespace_is_seen,
         namespace_is_terminating: context.namespace_is_terminating(&namespace),
         policies,
         older,

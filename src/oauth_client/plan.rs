@@ -202,6 +202,10 @@ impl Plan {
             self.requeue_after = Some(Duration::from_secs(30));
             return;
         }
+        // Refused in this pass.
+        if observed.lost.is_some() {
+            return;
+        }
         if !has_finalizer(observed) {
             self.step = Some(Step::AddFinalizer);
             return;

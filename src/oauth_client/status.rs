@@ -68,7 +68,7 @@ impl Failure {
             {
                 Finding::unknown(error.reason(), error.to_string())
             }
-            (Error::Left { .. }, _) => Finding::no(error.reason(), error.to_string()),
+            (Error::Left { .. } | Error::SecretLost { .. }, _) => Finding::no(error.reason(), error.to_string()),
             _ if lost && matches!(step, Step::Adopt { .. }) => Finding::no(
                 error.reason(),
                 format!(
@@ -139,10 +139,13 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         (conditions::SECRET_SYNCED, secret_synced.clone()),
     ]);
 
+    // What is refused for good is handled; what is tried again is not yet.
+    let is_tried_again = failure.is_some_and(|failure| !failure.stalled)
+        || observed.not_before.is_some_and(|not_before| not_before > now && not_before != Timestamp::MAX);
     let mut status = OAuthClientStatus {
         observed_generation: generation,
         conditions: merge(&old.conditions, findings, generation, now),
-        last_handled_reconcile_at: if suspended {
+        last_handled_reconcile_at: if suspended || is_tried_again {
             old.last_handled_reconcile_at.clone()
         } else {
             client.annotations().get(annotations::RECONCILE).cloned()

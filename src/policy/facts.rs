@@ -1,5 +1,7 @@
 //! What there is to judge about a client, read once for all policies.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::{Subject, redirect_uri::RedirectUri};
@@ -80,9 +82,17 @@ impl Facts {
         }
     }
 
-    /// What a server says that it has registered. What it does not say can't be judged.
+    /// What a server says that it has registered, each value once. What it does not say can't be judged.
     pub fn registered(members: &Map<String, Value>) -> Self {
-        Self::stated(members)
+        let mut facts = Self::stated(members);
+        let Self { grant_types, response_types, scopes, authenticators, .. } = &mut facts;
+        for values in [grant_types, response_types, scopes, authenticators] {
+            let mut seen = HashSet::new();
+            values.retain(|value| seen.insert(value.clone()));
+        }
+        let mut seen = HashSet::new();
+        facts.redirect_uris.retain(|(name, uri)| seen.insert((*name, uri.text.clone())));
+        facts
     }
 
     fn stated(members: &Map<String, Value>) -> Self {

@@ -260,6 +260,19 @@ fn what_can_not_be_narrowed_is_still_found() {
     );
 }
 
+#[test]
+fn a_hundred_thousand_forbidden_values_are_counted_and_not_listed() {
+    let policies = [policy("web", &json!({"allowedScopes": ["openid"], "allowedRedirectUris": []}))];
+    let labels = BTreeMap::new();
+    let of = |answer: Value| granted(&policies, registered(&labels, &map(answer))).denied;
+    let same = of(json!({"scope": "a ".repeat(100_000), "redirect_uris": vec!["https://evil.io/"; 1000]}));
+    assert_eq!(same.len(), 2, "a value is forbidden once");
+    let scope = (0..100_000).map(|index| index.to_string()).collect::<Vec<_>>().join(" ");
+    let different = of(json!({"scope": scope, "redirect_uris": ["https://evil.io/"]}));
+    assert_eq!(different.len(), 65);
+    assert_eq!(different[64].to_string(), "DcrPolicy web forbids further values: 99937 more (the first 64 are listed)");
+}
+
 // --- policies that make no sense
 
 #[test]

@@ -11,6 +11,10 @@ use crate::api::{DcrPolicy, Enforcement, RegistrationMode};
 /// Longer values, and longer lists of what is allowed, are shown cut.
 pub const LONGEST_SHOWN: usize = 200;
 
+/// A server's answer can have a hundred thousand values that are forbidden. Of one policy no more than these are listed, and
+/// the rest is counted.
+pub const MOST_VIOLATIONS: usize = 64;
+
 /// Hints that the admission policy gives in the same words.
 pub mod hints {
     pub const NOTHING_ALLOWED: &str = "nothing is allowed";
@@ -82,7 +86,7 @@ pub fn joined(violations: &[Violation]) -> String {
 /// What the policy forbids, in the order of the API. The quota is judged elsewhere: it is not about the client alone.
 pub fn violations(policy: &DcrPolicy, facts: &Facts) -> Vec<Violation> {
     let spec = &policy.spec;
-    let mut found = Found { policy, violations: Vec::new() };
+    let mut found = Found { policy, violations: Vec::new(), more: 0 };
     if let (Some(mode), Some(modes)) = (facts.mode, &spec.registration_modes) {
         let names: Vec<String> = modes.iter().map(|mode| mode.as_str().to_owned()).collect();
         found.of("registrationMode", &[mode.as_str().to_owned()], Some(&names));
@@ -101,9 +105,9 @@ pub fn violations(policy: &DcrPolicy, facts: &Facts) -> Vec<Violation> {
     found.of("default_acr_values", &facts.authenticators, spec.allowed_authenticators.as_deref());
     found.of("token_endpoint_auth_method", &facts.auth_methods, spec.allowed_token_endpoint_auth_methods.as_deref());
     if let Some(rules) = &spec.allowed_redirect_uris {
+        let hint = allowed(&rules.iter().map(redirect_uri::shown).collect::<Vec<_>>());
         let forbidden = facts.redirect_uris.iter().filter(|(_, uri)| !rules.iter().any(|rule| uri.matches(rule)));
         for (field, uri) in forbidden {
-            let hint = allowed(&rules.iter().map(redirect_uri::shown).collect::<Vec<_>>());
             found.push(field, &uri.text, &hint);
         }
         if facts.any_redirect_uri {
@@ -123,17 +127,28 @@ pub fn violations(policy: &DcrPolicy, facts: &Facts) -> Vec<Violation> {
         found.push("additionalMetadata", name, hints::SMUGGLED);
     }
     found.of("additionalMetadata", &facts.additional, spec.allowed_additional_metadata.as_deref());
-    found.violations
+    let Found { mut violations, more, .. } = found;
+    if more > 0 {
+        let hint = format!("the first {MOST_VIOLATIONS} are listed");
+        violations.push(Violation::new(policy, "further values", &format!("{more} more"), &hint));
+    }
+    violations
 }
 
 struct Found<'a> {
     policy: &'a DcrPolicy,
     violations: Vec<Violation>,
+    /// Not listed any more.
+    more: usize,
 }
 
 impl Found<'_> {
     fn push(&mut self, field: &'static str, value: &str, hint: &str) {
-        self.violations.push(Violation::new(self.policy, field, value, hint));
+        if self.violations.len() < MOST_VIOLATIONS {
+            self.violations.push(Violation::new(self.policy, field, value, hint));
+        } else {
+            self.more += 1;
+        }
     }
 
     /// The values that are not in the list of what is allowed; no list allows everything.
@@ -143,8 +158,9 @@ impl Found<'_> {
 
     fn unless(&mut self, field: &'static str, values: &[String], list: Option<&[String]>, is: fn(&str, &str) -> bool) {
         let Some(list) = list else { return };
+        let hint = allowed(list);
         for value in values.iter().filter(|value| !list.iter().any(|other| is(value, other))) {
-            self.push(field, value, &allowed(list));
+            self.push(field, value, &hint);
         }
     }
 

@@ -146,7 +146,8 @@ async fn what_a_refused_deletion_means() {
         (403, "DeregistrationRefused", Outcome::NotRegistered),
         (405, "DeregistrationRefused", Outcome::NotRegistered),
         (501, "DeregistrationRefused", Outcome::NotRegistered),
-        (302, "ServerUnavailable", Outcome::NotRegistered),
+        (303, "ServerUnavailable", Outcome::Unknown),
+        (307, "ServerUnavailable", Outcome::NotRegistered),
         (429, "ServerUnavailable", Outcome::NotRegistered),
         (503, "ServerUnavailable", Outcome::Unknown),
     ] {

@@ -6,7 +6,7 @@ use crate::{
     fixtures::*,
     support::{
         authorization_server::{AuthorizationServer, AuthorizationServerOptions},
-        fault_server::{FaultServer, Registrar},
+        fault_server::{Answer, FaultServer, Registrar},
     },
 };
 
@@ -249,4 +249,46 @@ async fn a_client_is_adopted_with_its_own_token_from_wherever_the_profile_may_be
     tenant.until_ready("shop").await;
     assert_eq!(tenant.secret("shop").await["client-secret"], text(&by_hand, "client_secret"));
     assert_eq!(calls(&server, &by_hand)[0], tokens, "the management client has not been used");
+}
+
+/// The registration Secret is lost. The management client can read the client, and is not told its secret.
+async fn without_its_secret(prefix: &str) -> (Home, FaultServer, String) {
+    let (home, server) = (Home::new(prefix).await, FaultServer::start_registrar(Registrar::default()).await);
+    let mut manager = registrar_secret("manager-secret");
+    manager["metadata"]["name"] = json!("manager");
+    home.apply(&manager).await;
+    let mut profile = profile(&server.url(""));
+    profile["spec"]["server"] =
+        json!({"managementClient": {"clientId": "manager", "scope": "dcrm", "secretRef": {"name": "manager"}}});
+    home.apply(&registrar_secret("server-secret")).await;
+    home.apply(&profile).await;
+    home.until_profile_ready().await;
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    let told = Answer::json(200, &json!({"client_id": client_id, "client_name": "shop"}));
+    server.answer("GET", &format!("/reg/{client_id}"), told);
+    home.patch(SECRETS, "shop-registration", json!({"metadata": {"finalizers": null}})).await;
+    home.delete(SECRETS, "shop-registration").await;
+    let message = home.until_condition(CLIENTS, "shop", ["Registered", "False", "RegistrationLost"]).await;
+    assert_says(&message, &["spec.adopt", "client-secret", "spec.replacement.when: [RegistrationLost]"]);
+    (home, server, client_id)
+}
+
+#[tokio::test]
+async fn a_client_whose_secret_was_lost_is_kept_if_somebody_knows_the_secret() {
+    let (home, _server, client_id) = without_its_secret("regiven").await;
+    let secret = home.secret("shop").await["client-secret"].clone();
+    home.apply(&credentials(json!({"client-secret": secret}))).await;
+    let adopt = json!({"clientId": client_id, "secretRef": {"name": "old"}});
+    home.patch(CLIENTS, "shop", json!({"spec": {"adopt": adopt}})).await;
+    home.until_condition(CLIENTS, "shop", ["Registered", "True", "Adopted"]).await;
+    assert_eq!(home.until_ready("shop").await["status"]["clientId"], client_id.as_str());
+    assert_eq!(home.secret("shop").await["client-secret"], secret);
+}
+
+#[tokio::test]
+async fn a_client_whose_secret_was_lost_is_replaced_if_the_spec_allows_it() {
+    let (home, _server, client_id) = without_its_secret("unknown").await;
+    home.patch(CLIENTS, "shop", json!({"spec": {"replacement": {"when": ["RegistrationLost"]}}})).await;
+    home.until_condition(CLIENTS, "shop", ["Registered", "True", "Replaced"]).await;
+    assert_ne!(home.until_ready("shop").await["status"]["clientId"], client_id.as_str());
 }

@@ -101,7 +101,8 @@ async fn a_server_that_fails_is_tried_again_until_it_answers() {
         (retry_after(429), unavailable, &["429"]),
         (Answer::new(201, "text/html", "<html>"), unknown, &["201"]),
         (Answer::json(201, &json!({"client_secret": "x"})), unknown, &["client_id"]),
-        (Answer::redirect(302, "https://elsewhere.example.com/"), unavailable, &["302", "not followed"]),
+        (Answer::redirect(303, "https://elsewhere.example.com/"), unknown, &["303", "not followed"]),
+        (Answer::redirect(307, "https://elsewhere.example.com/"), unavailable, &["307", "not followed"]),
         // Cut off by its size or by the time, whichever comes first.
         (Answer::json(201, &json!({"client_id": "x"})).endless(), unknown, &["POST http://127.0.0.1"]),
         (Answer::json(201, &json!({"client_id": "x"})).truncated(), unknown, &["connection"]),

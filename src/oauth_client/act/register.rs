@@ -60,6 +60,7 @@ pub async fn register(
     let now = Timestamp::now();
     let is_replacement = attempt.supersedes.is_some();
     let client_id = information.client_id.clone();
+    let retiring = observed.left_behind(attempt.supersedes.as_deref(), &client_id, now);
     let registration = Registration {
         attempt: attempt.id.clone(),
         information,
@@ -75,7 +76,7 @@ pub async fn register(
         },
         previous_token: None,
         keys,
-        retiring: observed.left_behind(attempt.supersedes.as_deref(), now),
+        retiring,
     };
     let precondition = match &observed.registration {
         RegistrationSecret::Held { secret, .. } => {
@@ -164,7 +165,9 @@ pub async fn adopt(
         .get("token_endpoint_auth_method")
         .is_none_or(|method| method.as_str().is_some_and(|method| method.starts_with("client_secret_")));
     if is_confidential && registration.information.client_secret.is_none() {
-        return Err(Error::NoSecret { client_id: client_id.to_owned() });
+        let client_id = client_id.to_owned();
+        let is_known = observed.client.status.as_ref().is_some_and(|status| status.client_id.is_some());
+        return Err(if is_known { Error::SecretLost { client_id } } else { Error::NoSecret { client_id } });
     }
     crash_point::reached("Adopt", "has an answer");
     let secret = store::keep(context, observed, &registration, Precondition::Absent).await?;

@@ -8,12 +8,14 @@ use crate::{
     api::{conditions, reasons},
     kubernetes::Finding,
     oauth_client::{
+        accept::LONGEST_MESSAGE,
         attempt::Attempt,
         metadata::Document,
         observe::{ApplicationSecret, Observed},
         registration::{Origin, Registration},
     },
     policy::{self, Granted},
+    text::truncate,
     token_profile,
 };
 
@@ -39,8 +41,10 @@ impl Plan {
             if data.keys().any(|key| data.text(key) == Some(&information.client_id)));
         let is_known = status.and_then(|status| status.client_id.as_ref()) == Some(&information.client_id);
         let is_published = is_in_secret || is_known && !was_held_back;
+        // Bounded: it goes to conditions, and to an annotation.
         let message =
             format!("the server has registered more than it was asked for: {}", policy::joined(&verdict.denied));
+        let message = truncate(&message, LONGEST_MESSAGE);
         if is_published || registration.history.origin == Origin::Adopted {
             if self.accepted.is_true() {
                 self.accepted = Finding::no(reasons::POLICY_DENIED, message);

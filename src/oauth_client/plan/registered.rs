@@ -293,8 +293,10 @@ impl Plan {
             .secret_ends()
             .filter(|ends| *ends > issued)
             .map(|ends| (schedule::renewal(issued, ends, uid), Renewal::Credentials { ends: Some(ends) }));
-        // A management client does not depend on the token.
-        let token = registration.token_ends(server).filter(|_| !observed.manages(&registration.information));
+        // A management client does not depend on the token, and one without a place to use it can't be renewed.
+        let token = registration
+            .token_ends(server)
+            .filter(|_| held.is_manageable && !observed.manages(&registration.information));
         let token = token.map(|ends| (schedule::renewal(history.token_issued_at, ends, uid), Renewal::Token { ends }));
         let mut all: Vec<_> = [requested, secret, token, scheduled].into_iter().flatten().collect();
         all.sort_by_key(|(at, _)| *at);

@@ -63,6 +63,7 @@ fn new_client() -> Observed {
         client: client(),
         profile: Some(profile()),
         namespace_labels: BTreeMap::new(),
+        namespace_is_seen: true,
         namespace_is_terminating: false,
         policies: Vec::new(),
         older: crate::policy::Older::default(),
@@ -318,6 +319,24 @@ fn what_stands_in_the_way_of_a_registration_is_said_and_nothing_is_called() {
         let expected = if stalled { conditions::STALLED } else { conditions::RECONCILING };
         assert!(condition(&status.conditions, expected).is_some(), "{reason} is {expected}");
     }
+}
+
+#[test]
+fn a_client_waits_for_its_namespace_to_be_seen_and_one_that_is_registered_stays_ready() {
+    let mut observed = new_client();
+    observed.namespace_is_seen = false;
+    let waiting = plan(&observed, now());
+    assert_eq!((waiting.step, waiting.stalled), (None, false));
+    assert_eq!((waiting.accepted.reason.as_str(), waiting.accepted.is_true()), ("Progressing", false));
+    assert!(waiting.accepted.message.contains("namespace shop has not been seen"), "{}", waiting.accepted.message);
+    observed.namespace_is_seen = true;
+    assert_eq!(step_of(&observed), Some("Register"));
+
+    let mut observed = registered();
+    observed.namespace_is_seen = false;
+    let plan = plan(&observed, now());
+    let status = status::status(&observed, &plan, None, now());
+    assert_eq!(condition(&status.conditions, conditions::READY).unwrap().status, "True");
 }
 
 #[test]

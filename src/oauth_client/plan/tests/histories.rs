@@ -370,7 +370,7 @@ impl World {
                 handled_rotate_at: observed.client.annotations().get(annotations::ROTATE).cloned(),
                 ..History::default()
             },
-            retiring: observed.left_behind(attempt.supersedes.as_deref(), at(self.now)),
+            retiring: observed.left_behind(attempt.supersedes.as_deref(), &id, at(self.now)),
             ..registration(&answer())
         };
         self.registration = Some(registration.clone());

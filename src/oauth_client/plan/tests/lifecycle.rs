@@ -592,6 +592,39 @@ fn more_than_the_policies_allow_is_narrowed_down_before_anybody_gets_the_credent
 }
 
 #[test]
+fn a_reconcile_request_is_handled_when_what_it_asks_for_has_been_done() {
+    let observed = annotated(settled(registered()), annotations::RECONCILE, "please");
+    let handled = |observed: &Observed, failure: Option<&status::Failure>| {
+        status::status(observed, &plan(observed, now()), failure, now()).last_handled_reconcile_at
+    };
+    assert_eq!(handled(&observed, None).as_deref(), Some("please"));
+    let step = Step::Read { purpose: Purpose::Compare };
+    let down = crate::oauth_client::act::Error::CircuitOpen(Duration::from_secs(1));
+    let failure = status::Failure::new(&step, &down);
+    assert_eq!(handled(&observed, Some(&failure)), None, "tried again");
+    let mut waiting = observed.clone();
+    waiting.not_before = Some(at(NOW + 9));
+    assert_eq!(handled(&waiting, None), None, "until the next try");
+    waiting.not_before = Some(Timestamp::MAX);
+    assert_eq!(handled(&waiting, None).as_deref(), Some("please"), "refused for good");
+}
+
+#[test]
+fn however_much_more_a_server_registers_what_is_written_about_it_is_bounded() {
+    let mut observed = generous();
+    observed.policies = vec![observed.policies[0].clone(); 8];
+    let scope = (0..50_000).map(|index| index.to_string()).collect::<Vec<_>>().join(" ");
+    change(&mut observed, |registration| {
+        registration.information.metadata.insert("scope".into(), scope.into());
+        registration.history.is_narrowed = true;
+    });
+    let plan = plan(&observed, now());
+    let Some(Step::Withdraw { why }) = plan.step else { panic!("{:?}", plan.step) };
+    assert!(why.len() <= crate::oauth_client::accept::LONGEST_MESSAGE, "{}", why.len());
+    assert_eq!(plan.accepted.message, why);
+}
+
+#[test]
 fn what_can_not_be_narrowed_is_given_back_and_not_asked_for_again() {
     let unmanaged = |registration: &mut Registration| registration.information.registration_access_token = None;
     let stubborn = |registration: &mut Registration| registration.history.is_narrowed = true;
@@ -624,6 +657,17 @@ fn credentials_that_are_out_stay_whatever_the_policies_have_come_to_say() {
 }
 
 #[test]
+fn an_adoption_that_was_refused_in_this_pass_is_not_tried_again_in_it() {
+    let mut observed = new_client();
+    observed.client.finalizers_mut().push(FINALIZER.into());
+    spec(&mut observed, json!({"adopt": {"clientId": "c", "secretRef": {"name": "old"}}}));
+    observed.adoption = Some(Ok(Adoption::default()));
+    assert_eq!(step_of(&observed), Some("Adopt"));
+    observed.lost = Some("GET https://as/reg/c answered 401".into());
+    assert_eq!(step_of(&observed), None);
+}
+
+#[test]
 fn former_clients_that_the_status_still_names_outlive_the_registration_secret() {
     let mut observed = settled(registered());
     let status = observed.client.status.as_mut().unwrap();
@@ -635,7 +679,35 @@ fn former_clients_that_the_status_still_names_outlive_the_registration_secret() 
     };
     assert_eq!(names(observed.listed_as_retiring(now())), [("former".to_owned(), true)]);
     let both = [("former".to_owned(), true), ("c".to_owned(), true)];
-    assert_eq!(names(observed.left_behind(Some("c"), now())), both);
+    assert_eq!(names(observed.left_behind(Some("c"), "new", now())), both);
+}
+
+#[test]
+fn a_new_registration_that_is_the_client_of_before_leaves_nothing_of_it_behind() {
+    let mut observed = settled(registered());
+    let ids = |observed: &Observed, registered: &str| -> Vec<String> {
+        let left = observed.left_behind(Some("c"), registered, now());
+        left.into_iter().map(|former| former.information.client_id).collect()
+    };
+    assert_eq!(ids(&observed, "new"), ["c"]);
+    assert!(ids(&observed, "c").is_empty());
+    observed.registration = RegistrationSecret::Absent;
+    assert_eq!(ids(&observed, "new"), ["c"]);
+    assert!(ids(&observed, "c").is_empty());
+}
+
+#[test]
+fn a_token_without_a_place_to_use_it_is_not_renewed_and_stands_in_nothing_s_way() {
+    let mut homeless = answer();
+    homeless.as_object_mut().unwrap().remove("registration_client_uri");
+    let mut observed = settled(registered_with(&homeless));
+    server(&mut observed, json!({"registrationAccessTokenLifetime": "672h"}));
+    let then = now() + days(20);
+    assert_eq!(plan(&observed, then).step, None);
+    observed.client.spec.client_metadata.as_mut().unwrap().scope = Some("email".into());
+    assert_eq!(plan(&observed, then).in_sync.reason, "UpdateUnsupported");
+    spec(&mut observed, json!({"replacement": {"when": ["UpdateUnsupported"]}}));
+    assert_eq!(plan(&observed, then).step.map(|step| step.name()), Some("Register"));
 }
 
 #[test]
@@ -839,9 +911,9 @@ fn what_is_left_on_a_former_server_stays_known_as_that() {
     let observed = moved("https://other", "https://other/reg");
     let status = status::status(&observed, &plan(&observed, now()), None, now());
     assert_eq!(status.registration_client_uri.as_deref(), Some("https://as/reg/c"), "for the time without a profile");
-    let left = observed.left_behind(Some("c"), now());
+    let left = observed.left_behind(Some("c"), "new", now());
     assert_eq!(left[0].server.as_ref().map(ServerSnapshot::name).as_deref(), Some("https://as"));
-    assert!(moved("https://as", "https://as/v2/reg").left_behind(Some("c"), now())[0].server.is_none());
+    assert!(moved("https://as", "https://as/v2/reg").left_behind(Some("c"), "new", now())[0].server.is_none());
 
     // Its management client could delete a client of the same identifier there.
     let mut managed = observed;
