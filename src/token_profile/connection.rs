@@ -21,6 +21,8 @@ use crate::{
     retry::Retry,
 };
 
+const CONFIG_MAP: &str = "ConfigMap";
+
 /// What the operator shows to get an initial access token, or the token itself.
 #[derive(Clone, Debug)]
 pub enum Credential {
@@ -85,6 +87,12 @@ impl Error {
             Self::Server(error) => error.reason(),
             Self::Kubernetes(error) => error.reason(),
         }
+    }
+
+    /// Whether it is a `ConfigMap` that is not as it should be.
+    #[must_use]
+    pub fn is_about_a_config_map(&self) -> bool {
+        matches!(self, Self::NotFound { kind: CONFIG_MAP, .. } | Self::KeyNotFound { kind: CONFIG_MAP, .. })
     }
 
     /// What may cure it. Secrets are watched once they carry the label; a missing one may appear without it.
@@ -207,7 +215,7 @@ impl Connections {
         match kind {
             CaBundleKind::Secret => self.secret_value(&namespace, name, key).await.map(Some),
             CaBundleKind::ConfigMap => {
-                let kind = "ConfigMap";
+                let kind = CONFIG_MAP;
                 let map = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace)
                     .get_opt(name)
                     .await

@@ -127,7 +127,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
 
     let trust = observed.ca_bundle.as_ref().err().or(observed.client_identity.as_ref().err());
     if let Some(error) = trust {
-        plan.discovery = Finding::no(reasons::DISCOVERY_FAILED, error.to_string());
+        if error.is_about_a_config_map() {
+            plan.discovery = Finding::no(reasons::DISCOVERY_FAILED, error.to_string());
+        } else {
+            plan.credentials = Finding::no(error.reason(), error.to_string());
+        }
         plan.give_up(error);
         return plan;
     }

@@ -63,7 +63,7 @@ async fn the_registrar_may_show_a_certificate() {
         "caBundleRef": {"kind": "ConfigMap", "name": "idp-ca"}, "clientCertificateSecretRef": {"name": "idp-mtls"},
     });
     home.apply(&profile).await;
-    let message = home.until_condition(PROFILES, PROFILE, ["DiscoveryResolved", "False", "DiscoveryFailed"]).await;
+    let message = home.until_condition(PROFILES, PROFILE, ["CredentialsValid", "False", "SecretNotFound"]).await;
     assert_says(&message, &["Secret", "/idp-mtls does not exist"]);
     home.apply(&labelled("idp-mtls", "kubernetes.io/tls", json!({"tls.crt": certificate, "tls.key": key}))).await;
     home.until_profile_ready().await;

@@ -146,9 +146,27 @@ fn what_is_missing_in_the_cluster_is_named_and_looked_for_again() {
         assert_eq!(condition(&status.conditions, conditions::READY).unwrap().reason, reason);
     }
     let mut observed = discovered();
-    observed.ca_bundle = Err(missing());
+    observed.ca_bundle = Err(Error::NotFound { kind: "ConfigMap", namespace: "identity".into(), name: "ca".into() });
     let rest = plan(&observed, now());
     assert_eq!((rest.step, rest.discovery.reason.as_str()), (None, "DiscoveryFailed"));
+}
+
+#[test]
+fn a_secret_for_tls_is_a_credential_like_any_other() {
+    let unlabelled = || Error::NotLabelled { namespace: "identity".into(), name: "mtls".into() };
+    let (mut ca, mut certificate) = (discovered(), discovered());
+    ca.ca_bundle = Err(unlabelled());
+    certificate.client_identity = Err(unlabelled());
+    for observed in [ca, certificate] {
+        let rest = plan(&observed, now());
+        assert_eq!((rest.step.as_ref(), rest.requeue_after.is_some()), (None, true));
+        let status = status::status(&observed, &rest, now());
+        for type_ in [conditions::CREDENTIALS_VALID, conditions::READY] {
+            let condition = condition(&status.conditions, type_).unwrap();
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "SecretNotLabelled"));
+        }
+        assert_eq!(condition(&status.conditions, conditions::DISCOVERY_RESOLVED).unwrap().status, "Unknown");
+    }
 }
 
 #[test]
