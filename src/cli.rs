@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 /// A Kubernetes operator that registers OAuth clients by Dynamic Client Registration (RFC 7591, RFC 7592).
 #[derive(Debug, Parser)]
@@ -64,9 +65,18 @@ pub struct RunArgs {
     #[arg(long, env = "DCR_OPERATOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
 
-    /// error, warn, info, debug or trace; RUST_LOG filters work too.
-    #[arg(long, env = "DCR_OPERATOR_LOG_LEVEL", default_value = "info")]
+    /// error, warn, info, debug, trace or off; RUST_LOG filters such as info,dcr_operator::dcr=debug work too.
+    #[arg(long, env = "DCR_OPERATOR_LOG_LEVEL", default_value = "info", value_parser = log_filter)]
     pub log_level: String,
+}
+
+impl RunArgs {
+    /// The namespaces to watch; none = all, as with a variable that is set to nothing.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        let names = self.namespaces.iter().map(|name| name.trim());
+        names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -82,6 +92,22 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("a duration can't be negative".into());
     }
     Ok(parsed.into())
+}
+
+/// A lone word that is no level would be taken for a target, and silence everything else.
+fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    for directive in text.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+            return Err(format!(
+                "{directive:?} has no level: write {}, or a filter such as info,dcr_operator::dcr=debug",
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -112,9 +138,28 @@ mod tests {
             (vec!["--deletion-timeout", "soon"], "write a duration such as 30s"),
             (vec!["--workers", "0"], "--workers"),
             (vec!["--admin-address", "8080"], "--admin-address"),
+            (vec!["--log-level", "warning"], "write error, warn, info, debug, trace, off"),
+            (vec!["--log-level", "info,dcr_operator::dcr"], "\"dcr_operator::dcr\" has no level"),
+            (vec!["--log-level", ""], "has no level"),
         ] {
             let error = Cli::try_parse_from(std::iter::once("dcr-operator").chain(arguments)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_log_level_may_be_a_filter() {
+        for level in ["warn", "INFO", "off", "info,dcr_operator::dcr=debug"] {
+            let cli = Cli::try_parse_from(["dcr-operator", "--log-level", level]).unwrap();
+            assert_eq!(cli.run.log_level, level);
+        }
+    }
+
+    #[test]
+    fn no_namespace_is_all_namespaces() {
+        for (given, expected) in [("", vec![]), ("a,", vec!["a"]), ("a, b", vec!["a", "b"])] {
+            let cli = Cli::try_parse_from(["dcr-operator", "--namespaces", given]).unwrap();
+            assert_eq!(cli.run.namespaces(), expected, "{given:?}");
         }
     }
 }

@@ -55,8 +55,9 @@ const MISCONFIGURED: u8 = 2;
 
 /// Runs the operator until SIGTERM or SIGINT, or until the lease is lost.
 pub async fn run(args: RunArgs) -> ExitCode {
+    let namespaces = args.namespaces();
     let RunArgs {
-        namespaces,
+        namespaces: _,
         leader_elect,
         lease_namespace,
         admin_address,

@@ -129,6 +129,7 @@ pub mod reasons {
 
     pub const METADATA_FETCHED: &str = "MetadataFetched";
     pub const ENDPOINTS_GIVEN: &str = "EndpointsGiven";
+    pub const INVALID_ENDPOINT: &str = "InvalidEndpoint";
     pub const NO_REGISTRATION_ENDPOINT: &str = "NoRegistrationEndpoint";
     pub const TOKEN_OBTAINED: &str = "TokenObtained";
     pub const TOKEN_REQUEST_REJECTED: &str = "TokenRequestRejected";

@@ -156,18 +156,7 @@ impl Server {
 
     /// Checks that an endpoint may be called.
     pub(super) fn endpoint(&self, endpoint: &str) -> Result<Url, Error> {
-        let invalid = |shown: String, why| Error::InvalidEndpoint { endpoint: shown, why };
-        let url = Url::parse(endpoint).map_err(|_| invalid(shown_text(endpoint), "it is not an absolute URL"))?;
-        match url.scheme() {
-            "https" => {}
-            "http" if self.inner.allow_insecure_http => {}
-            "http" => return Err(invalid(shown(&url), "http:// is not allowed, only https://")),
-            _ => return Err(invalid(shown_text(endpoint), "it is not an https:// URL")),
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid(shown(&url), "it has user information"));
-        }
-        Ok(url)
+        check_endpoint(endpoint, self.inner.allow_insecure_http)
     }
 
     /// Sends one request and reads the answer. `prepare` adds the body; `secrets` are those in it.
@@ -222,6 +211,25 @@ impl Server {
         tracing::debug!(request, status, elapsed_ms = started.elapsed().as_millis(), "authorization server answered");
         Ok(Answer { request, status, headers, body, url, secrets })
     }
+}
+
+/// Checks that an endpoint may be called.
+///
+/// # Errors
+/// [`Error::InvalidEndpoint`] if it is no `https://` URL (or `http://`, where that is allowed), or has user information.
+pub fn check_endpoint(endpoint: &str, allow_insecure_http: bool) -> Result<Url, Error> {
+    let invalid = |shown: String, why| Error::InvalidEndpoint { endpoint: shown, why };
+    let url = Url::parse(endpoint).map_err(|_| invalid(shown_text(endpoint), "it is not an absolute URL"))?;
+    match url.scheme() {
+        "https" => {}
+        "http" if allow_insecure_http => {}
+        "http" => return Err(invalid(shown(&url), "http:// is not allowed, only https://")),
+        _ => return Err(invalid(shown_text(endpoint), "it is not an https:// URL")),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(invalid(shown(&url), "it has user information"));
+    }
+    Ok(url)
 }
 
 impl Answer {

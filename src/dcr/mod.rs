@@ -31,7 +31,7 @@ pub use self::client::{
 };
 pub use self::discovery::ServerMetadata;
 pub use self::error::{Error, Outcome, Refusal, Trouble};
-pub use self::http::{MAX_BODY_BYTES, Server, ServerOptions};
+pub use self::http::{MAX_BODY_BYTES, Server, ServerOptions, check_endpoint};
 pub use self::keys::{KeyAlgorithm, KeyPair};
 pub use self::registration::Deleted;
 pub use self::text::{MAX_WORDS_CHARS, Words};

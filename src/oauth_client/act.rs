@@ -22,7 +22,7 @@ use crate::{
     context::Context,
     crash_point, dcr, kubernetes,
     retry::Retry,
-    token_profile::ConnectionError,
+    token_profile::{ConnectionError, Heard},
 };
 
 /// The status lists at most this many possible orphans, the newest.
@@ -130,15 +130,23 @@ impl Error {
         }
     }
 
-    /// Whether the server gives no usable answers.
+    /// What it tells about the server.
     #[must_use]
-    pub fn is_outage(&self) -> bool {
-        let source = match self {
-            Self::Server(error) | Self::Connection(ConnectionError::Server(error)) => error,
-            Self::OutcomeUnknown { source, .. } => source,
-            _ => return false,
-        };
-        matches!(source, dcr::Error::Unavailable { retry_after: None, .. })
+    pub fn heard(&self) -> Heard {
+        match self {
+            Self::Server(error)
+            | Self::Connection(ConnectionError::Server(error))
+            | Self::OutcomeUnknown { source: error, .. } => match error {
+                // Too many requests is an answer: it is about who asks.
+                dcr::Error::Unavailable { trouble: dcr::Trouble::Status { status: 429, .. }, .. } => Heard::Answer,
+                dcr::Error::Unavailable { .. } => Heard::Outage,
+                dcr::Error::Refused { .. } => Heard::Answer,
+                _ => Heard::NoWord,
+            },
+            // It was registered.
+            Self::NotStored { .. } => Heard::Answer,
+            _ => Heard::NoWord,
+        }
     }
 
     /// Whether the server has said no, and so nothing has changed there.
@@ -298,4 +306,33 @@ async fn timed<T>(
         started.elapsed(),
     );
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_of_the_server_or_of_something_else() {
+        let status = |status, retry_after: Option<u64>| {
+            let trouble = dcr::Trouble::Status { status, words: dcr::Words::default() };
+            let retry_after = retry_after.map(std::time::Duration::from_secs);
+            dcr::Error::Unavailable { request: "POST https://as/reg".into(), trouble, retry_after }
+        };
+        let unknown = Error::OutcomeUnknown { attempt: "a".into(), source: status(503, Some(1)) };
+        let missing =
+            ConnectionError::NotFound { kind: "Secret", namespace: "identity".into(), name: "registrar".into() };
+        let invalid = dcr::Error::InvalidEndpoint { endpoint: "http://as".into(), why: "http" };
+        for (error, heard) in [
+            (Error::Server(status(503, None)), Heard::Outage),
+            (Error::Server(status(503, Some(1))), Heard::Outage),
+            (unknown, Heard::Outage),
+            (Error::Server(status(429, None)), Heard::Answer),
+            (Error::Server(status(429, Some(1))), Heard::Answer),
+            (Error::Connection(missing), Heard::NoWord),
+            (Error::Server(invalid), Heard::NoWord),
+        ] {
+            assert_eq!(error.heard(), heard, "{error}");
+        }
+    }
 }

@@ -30,6 +30,7 @@ use crate::{
     crash_point,
     kubernetes::{self, SecretChange, Watched, condition},
     ops::Outcome,
+    token_profile::Heard,
 };
 
 type Guarded = DeserializeGuard<OAuthClient>;
@@ -240,7 +241,8 @@ async fn guarded(context: &Context, observed: &Observed, step: Step) -> Result<C
     let uid = profile.uid().unwrap_or_default();
     context.circuits.enter(&uid, Instant::now()).map_err(act::Error::CircuitOpen)?;
     let result = act::act(context, observed, step).await;
-    context.circuits.note(&uid, !result.as_ref().is_err_and(act::Error::is_outage), Instant::now());
+    let heard = result.as_ref().map_or_else(act::Error::heard, |_| Heard::Answer);
+    context.circuits.note(&uid, heard, Instant::now());
     result
 }
 

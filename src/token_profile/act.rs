@@ -7,7 +7,7 @@ use super::{
     observe::{FailedStep, Failure, Observed},
     plan::Step,
 };
-use crate::{context::Context, retry::Retry};
+use crate::{api::reasons, context::Context, retry::Retry};
 
 /// Makes the call and notes in the finding what came of it. `Err` says when it may be tried again.
 pub async fn act(context: &Context, observed: &mut Observed, step: &Step) -> Result<(), Retry> {
@@ -23,7 +23,7 @@ pub async fn act(context: &Context, observed: &mut Observed, step: &Step) -> Res
     result.map_err(|error| {
         // A wrong issuer or CA bundle may be mended where nobody tells us; a forbidden URL can't be.
         let retry = match error.retry() {
-            Retry::OnChange if error.reason() != "InvalidEndpoint" => Retry::Backoff,
+            Retry::OnChange if error.reason() != reasons::INVALID_ENDPOINT => Retry::Backoff,
             retry => retry,
         };
         observed.finding.failure = Some(Failure {

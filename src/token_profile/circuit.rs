@@ -30,6 +30,17 @@ struct Circuit {
     probe_until: Option<Instant>,
 }
 
+/// What a call tells about its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It answers, be it with a refusal.
+    Answer,
+    /// It gives no usable answer.
+    Outage,
+    /// Nothing: what failed is not the server.
+    NoWord,
+}
+
 impl Circuits {
     /// Asks whether the server may be called. If it was down and the pause is over, this call is the probe, and everybody
     /// else waits for what becomes of it.
@@ -50,12 +61,22 @@ impl Circuits {
         }
     }
 
-    /// Notes how a call has ended: with a usable answer, be it a refusal, or without.
-    pub fn note(&self, uid: &str, answered: bool, now: Instant) {
+    /// Notes what a call tells about the server.
+    pub fn note(&self, uid: &str, heard: Heard, now: Instant) {
         let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if answered {
-            circuits.remove(uid);
-            return;
+        match heard {
+            Heard::Answer => {
+                circuits.remove(uid);
+                return;
+            }
+            Heard::NoWord => {
+                // If it was the probe, somebody else's is next.
+                if let Some(circuit) = circuits.get_mut(uid) {
+                    circuit.probe_until = None;
+                }
+                return;
+            }
+            Heard::Outage => {}
         }
         let circuit = circuits.entry(uid.to_owned()).or_default();
         circuit.failures = circuit.failures.saturating_add(1);
@@ -85,7 +106,7 @@ mod tests {
         fn broken(times: u32) -> Self {
             let clock = Self(Circuits::default(), Instant::now());
             for _ in 0..times {
-                clock.note(false, 0);
+                clock.note(Heard::Outage, 0);
             }
             clock
         }
@@ -94,8 +115,8 @@ mod tests {
             self.1 + Duration::from_secs(seconds)
         }
 
-        fn note(&self, answered: bool, at: u64) {
-            self.0.note("p", answered, self.at(at));
+        fn note(&self, heard: Heard, at: u64) {
+            self.0.note("p", heard, self.at(at));
         }
 
         /// Seconds to wait.
@@ -108,9 +129,9 @@ mod tests {
     fn a_few_failures_are_no_outage() {
         let clock = Clock::broken(MOST_FAILURES - 1);
         assert_eq!(clock.enter(0), Ok(()));
-        clock.note(true, 0);
+        clock.note(Heard::Answer, 0);
         for _ in 1..MOST_FAILURES {
-            clock.note(false, 0);
+            clock.note(Heard::Outage, 0);
         }
         assert!(!clock.0.is_open("p"), "failures count in a row");
     }
@@ -122,11 +143,24 @@ mod tests {
         assert_eq!(clock.0.enter("other", clock.at(1)), Ok(()));
         assert_eq!(clock.enter(5), Ok(()));
         assert_eq!(clock.enter(5), Err(2), "soon: the probe may be over in a moment");
-        clock.note(false, 6);
+        clock.note(Heard::Outage, 6);
         assert_eq!(clock.enter(7), Err(9), "twice the pause");
         assert_eq!(clock.enter(16), Ok(()));
-        clock.note(true, 17);
+        clock.note(Heard::Answer, 17);
         assert_eq!((clock.enter(17), clock.0.is_open("p")), (Ok(()), false));
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_server_changes_nothing_but_the_turn() {
+        let clock = Clock::broken(MOST_FAILURES - 1);
+        clock.note(Heard::NoWord, 0);
+        assert!(!clock.0.is_open("p"));
+        clock.note(Heard::Outage, 0);
+        assert_eq!(clock.enter(5), Ok(()));
+        clock.note(Heard::NoWord, 6);
+        assert!(clock.0.is_open("p"));
+        assert_eq!(clock.enter(6), Ok(()), "the next one is the probe");
+        assert_eq!(clock.enter(6), Err(2));
     }
 
     #[test]

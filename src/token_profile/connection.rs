@@ -3,7 +3,8 @@
 //! Credentials are read when they are needed and never kept: what changes in a Secret counts from the next call on.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::Hasher,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,6 +21,8 @@ use crate::{
     dcr, kubernetes,
     retry::Retry,
 };
+
+const CONFIG_MAP: &str = "ConfigMap";
 
 /// What the operator shows to get an initial access token, or the token itself.
 #[derive(Clone, Debug)]
@@ -87,6 +90,12 @@ impl Error {
         }
     }
 
+    /// Whether it is a `ConfigMap` that is not as it should be.
+    #[must_use]
+    pub fn is_about_a_config_map(&self) -> bool {
+        matches!(self, Self::NotFound { kind: CONFIG_MAP, .. } | Self::KeyNotFound { kind: CONFIG_MAP, .. })
+    }
+
     /// What may cure it. Secrets are watched once they carry the label; a missing one may appear without it.
     #[must_use]
     pub fn retry(&self) -> Retry {
@@ -105,11 +114,17 @@ pub struct Connections {
     servers: Mutex<HashMap<String, (dcr::ServerOptions, dcr::Server)>>,
     turns: Mutex<HashMap<String, (u16, Arc<Semaphore>)>>,
     /// Initial access tokens for more than one registration, with the end of their use.
-    tokens: Mutex<HashMap<ProfileVersion, (SecretString, Instant)>>,
+    tokens: Mutex<HashMap<String, (TokenOrigin, SecretString, Instant)>>,
 }
 
-/// Uid and generation of a profile.
-type ProfileVersion = (String, Option<i64>);
+/// What a token was obtained with: the generation of the profile, and a hash of the credential.
+type TokenOrigin = (Option<i64>, u64);
+
+fn token_origin(profile: &TokenProfile, credential: &Credential) -> TokenOrigin {
+    let mut hasher = DefaultHasher::new();
+    credential.hash(&mut hasher);
+    (profile.metadata.generation, hasher.finish())
+}
 
 impl Connections {
     #[must_use]
@@ -150,6 +165,8 @@ impl Connections {
             return Ok(server.clone());
         }
         let server = dcr::Server::new(&options)?;
+        // It may have been obtained with the certificate of before.
+        self.forget_token(profile);
         servers.insert(uid, (options, server.clone()));
         Ok(server)
     }
@@ -191,7 +208,7 @@ impl Connections {
     pub fn forget(&self, uid: &str) {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _), _| other != uid);
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
     /// The certificates that the profile trusts; `None` = the operator's own trust store.
@@ -207,7 +224,7 @@ impl Connections {
         match kind {
             CaBundleKind::Secret => self.secret_value(&namespace, name, key).await.map(Some),
             CaBundleKind::ConfigMap => {
-                let kind = "ConfigMap";
+                let kind = CONFIG_MAP;
                 let map = Api::<ConfigMap>::namespaced(self.client.clone(), &namespace)
                     .get_opt(name)
                     .await
@@ -252,30 +269,30 @@ impl Connections {
         }
     }
 
-    /// An initial access token that was kept for further registrations (`reuse: UntilExpiry`).
+    /// An initial access token that was kept for further registrations (`reuse: UntilExpiry`), if it was obtained with
+    /// this credential.
     #[must_use]
-    pub fn kept_token(&self, profile: &TokenProfile) -> Option<SecretString> {
+    pub fn kept_token(&self, profile: &TokenProfile, credential: &Credential) -> Option<SecretString> {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let (token, until) = tokens.get(&(profile.uid().unwrap_or_default(), profile.metadata.generation))?;
-        (Instant::now() < *until).then(|| token.clone())
+        let (origin, token, until) = tokens.get(&profile.uid().unwrap_or_default())?;
+        (*origin == token_origin(profile, credential) && Instant::now() < *until).then(|| token.clone())
     }
 
     /// Keeps an initial access token, if the profile says so and the server has said how long it lives.
-    pub fn keep_token(&self, profile: &TokenProfile, token: &dcr::AccessToken) {
+    pub fn keep_token(&self, profile: &TokenProfile, credential: &Credential, token: &dcr::AccessToken) {
         let reuse = profile.spec.initial_access_token.as_ref().map(|source| source.reuse).unwrap_or_default();
         if let (TokenReuse::UntilExpiry, Some(life)) = (reuse, token.expires_in) {
-            self.forget_token(profile);
             // It must last for the call that it is for.
             let until = Instant::now() + life.mul_f64(0.8);
-            let key = (profile.uid().unwrap_or_default(), profile.metadata.generation);
-            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (token.token.clone(), until));
+            let kept = (token_origin(profile, credential), token.token.clone(), until);
+            let uid = profile.uid().unwrap_or_default();
+            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, kept);
         }
     }
 
-    /// Forgets a token that was kept: the server has refused it.
+    /// Forgets a token that was kept: a registration with it has failed, or has no answer.
     pub fn forget_token(&self, profile: &TokenProfile) {
-        let uid = profile.uid().unwrap_or_default();
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _), _| *other != uid);
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&profile.uid().unwrap_or_default());
     }
 
     /// A client of the platform team, as it asks for a token.
@@ -388,5 +405,42 @@ impl Connections {
             Some(value) => Ok(value.0),
             None => Err(Error::KeyNotFound { kind, namespace, name, key }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kept_token_goes_with_the_credential_that_it_was_obtained_with() {
+        let nobody = tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
+        let connections = Connections::new(Client::new(nobody, "default"), false);
+        let profile: TokenProfile = serde_json::from_value(json!({
+            "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile",
+            "metadata": {"name": "token-service", "namespace": "identity", "uid": "p", "generation": 1},
+            "spec": {"issuer": "https://as", "initialAccessToken": {"reuse": "UntilExpiry"}},
+        }))
+        .unwrap();
+        let credential = |secret: &str| {
+            Credential::ClientCredentials(dcr::ClientCredentials {
+                client_id: "server".into(),
+                authentication: dcr::ClientAuthentication::ClientSecretBasic(secret.into()),
+                scope: None,
+                parameters: std::collections::BTreeMap::new(),
+            })
+        };
+        let token = dcr::AccessToken { token: "t".into(), expires_in: Some(Duration::from_mins(5)) };
+        connections.keep_token(&profile, &credential("old"), &token);
+        assert!(connections.kept_token(&profile, &credential("old")).is_some());
+        assert!(connections.kept_token(&profile, &credential("new")).is_none(), "its Secret has changed");
+        connections.forget_token(&profile);
+        assert!(connections.kept_token(&profile, &credential("old")).is_none());
     }
 }

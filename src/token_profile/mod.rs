@@ -8,7 +8,7 @@ mod observe;
 mod plan;
 mod status;
 
-pub use circuit::Circuits;
+pub use circuit::{Circuits, Heard};
 pub use connection::{Connections, Credential, Error as ConnectionError};
 pub use controller::{digest, is_ready, run};
 pub use observe::Findings;

@@ -30,6 +30,7 @@ pub struct Observed {
     pub finding: Finding,
     /// No call before this time: the last one failed with these inputs.
     pub not_before: Option<Timestamp>,
+    pub allow_insecure_http: bool,
 }
 
 /// What the server has answered.
@@ -113,6 +114,7 @@ pub async fn observe(context: &Context, profile: TokenProfile) -> Result<Observe
         management_client,
         finding: context.findings.get(&uid, inputs),
         not_before: context.profile_backoff.not_before(&uid, inputs),
+        allow_insecure_http: context.settings.allow_insecure_http,
         profile,
     })
 }

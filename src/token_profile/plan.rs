@@ -52,14 +52,63 @@ pub struct Resolved {
     pub userinfo: Option<String>,
 }
 
+/// An endpoint that must not be used.
+struct RefusedEndpoint {
+    message: String,
+    /// In the spec, so that only a change there can help.
+    is_given: bool,
+}
+
+impl Resolved {
+    /// The first endpoint that must not be used: it is told here, before a client or an application goes there.
+    fn refused(&self, spec: &TokenProfileSpec, allow_insecure_http: bool) -> Option<RefusedEndpoint> {
+        let given = spec.endpoints.as_ref();
+        let overriding = |field| format!(", or set {field}");
+        let named = [
+            (
+                &self.registration,
+                "registration_endpoint",
+                Some("spec.endpoints.registration"),
+                given.is_some_and(|given| given.registration.is_some()),
+            ),
+            (
+                &self.token,
+                "token_endpoint",
+                Some("spec.endpoints.token"),
+                given.is_some_and(|given| given.token.is_some()),
+            ),
+            (&self.authorization, "authorization_endpoint", None, false),
+            (&self.jwks, "jwks_uri", None, false),
+            (&self.userinfo, "userinfo_endpoint", None, false),
+        ];
+        named.into_iter().find_map(|(endpoint, member, field, is_given)| {
+            let dcr::Error::InvalidEndpoint { endpoint, why } =
+                dcr::check_endpoint(endpoint.as_ref()?, allow_insecure_http).err()?
+            else {
+                return None;
+            };
+            let message = match field.filter(|_| is_given) {
+                Some(field) => format!("{field} {endpoint} is refused: {why}; write the https:// URL there"),
+                None => format!(
+                    "the {member} {endpoint} of the server's metadata is refused: {why}; have it corrected there{}",
+                    field.map(overriding).unwrap_or_default()
+                ),
+            };
+            Some(RefusedEndpoint { message, is_given })
+        })
+    }
+}
+
 /// Decides. The clock is an argument.
 #[must_use]
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let spec = &observed.profile.spec;
     let finding = &observed.finding;
     let endpoints = resolve(observed);
-    // A server whose registration is off may be switching it on.
-    let period = if endpoints.registration.is_some() { RECHECK } else { Duration::from_mins(1) };
+    let refused = endpoints.refused(spec, observed.allow_insecure_http);
+    // A server whose registration is off may be switching it on, and wrong metadata may be put right.
+    let is_usable = endpoints.registration.is_some() && refused.is_none();
+    let period = if is_usable { RECHECK } else { Duration::from_mins(1) };
     let due = finding.complete_at.is_some_and(|at| until(at, now) >= period);
     let waiting = observed.not_before.filter(|not_before| *not_before > now);
     let mut plan = Plan {
@@ -78,7 +127,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
 
     let trust = observed.ca_bundle.as_ref().err().or(observed.client_identity.as_ref().err());
     if let Some(error) = trust {
-        plan.discovery = Finding::no(reasons::DISCOVERY_FAILED, error.to_string());
+        if error.is_about_a_config_map() {
+            plan.discovery = Finding::no(reasons::DISCOVERY_FAILED, error.to_string());
+        } else {
+            plan.credentials = Finding::no(error.reason(), error.to_string());
+        }
         plan.give_up(error);
         return plan;
     }
@@ -106,6 +159,12 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             "the server's metadata have no registration_endpoint: switch dynamic client registration on there, or set spec.endpoints.registration",
         );
         plan.requeue_after = Some(period);
+        return plan;
+    }
+    if let Some(refused) = refused {
+        plan.discovery = Finding::no(reasons::INVALID_ENDPOINT, refused.message);
+        plan.stalled = refused.is_given;
+        plan.requeue_after = Some(period).filter(|_| !refused.is_given);
         return plan;
     }
     plan.discovery = match discover(spec) {

@@ -27,9 +27,11 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileS
         };
         vec![kept(conditions::READY), kept(conditions::DISCOVERY_RESOLVED), kept(conditions::CREDENTIALS_VALID)]
     } else {
+        // What keeps a call from being made says more than that it has not been made.
         let ready = [&plan.discovery, &plan.credentials]
             .into_iter()
-            .find(|finding| !finding.is_true())
+            .filter(|finding| !finding.is_true())
+            .min_by_key(|finding| finding.reason == reasons::PROGRESSING)
             .map_or_else(|| Finding::yes(reasons::READY, "clients can be registered"), Finding::clone);
         let mut findings = vec![(conditions::READY, ready.clone())];
         findings.push((conditions::DISCOVERY_RESOLVED, plan.discovery.clone()));

@@ -8,7 +8,7 @@ use crate::{
     fixtures::*,
     support::{
         authorization_server::{AuthorizationServer, AuthorizationServerOptions},
-        fault_server::{FaultServer, Registrar},
+        fault_server::{Answer, FaultServer, Registrar},
     },
 };
 
@@ -63,7 +63,7 @@ async fn the_registrar_may_show_a_certificate() {
         "caBundleRef": {"kind": "ConfigMap", "name": "idp-ca"}, "clientCertificateSecretRef": {"name": "idp-mtls"},
     });
     home.apply(&profile).await;
-    let message = home.until_condition(PROFILES, PROFILE, ["DiscoveryResolved", "False", "DiscoveryFailed"]).await;
+    let message = home.until_condition(PROFILES, PROFILE, ["CredentialsValid", "False", "SecretNotFound"]).await;
     assert_says(&message, &["Secret", "/idp-mtls does not exist"]);
     home.apply(&labelled("idp-mtls", "kubernetes.io/tls", json!({"tls.crt": certificate, "tls.key": key}))).await;
     home.until_profile_ready().await;
@@ -86,4 +86,18 @@ async fn a_token_that_may_be_used_again_is_asked_for_once_and_a_refused_one_is_f
     assert_eq!(tokens() - before, 2);
     assert_eq!(server.requests_to("POST", "/reg").len(), 3);
     assert_eq!(server.take_misuses().len(), 1, "as the profile asked for");
+}
+
+#[tokio::test]
+async fn a_token_whose_registration_has_failed_is_not_used_again() {
+    for failed in [Answer::reset().carried_out(), Answer::json(403, &json!({"error": "insufficient_scope"}))] {
+        let (home, server) = (Home::new("failed").await, FaultServer::start_registrar(Registrar::default()).await);
+        home.profile(&server.url("")).await;
+        home.patch(PROFILES, PROFILE, json!({"spec": {"initialAccessToken": {"reuse": "UntilExpiry"}}})).await;
+        home.until_profile_ready().await;
+        server.answer_once("POST", "/reg", failed);
+        home.register("shop").await;
+        assert_eq!(server.requests_to("POST", "/reg").len(), 2);
+        server.assert_no_misuse();
+    }
 }

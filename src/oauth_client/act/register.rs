@@ -45,12 +45,13 @@ pub async fn register(
 
     let answer = timed(context, "register", server.register(endpoint, token.as_ref(), &document.0)).await;
     crash_point::reached("Register", "has an answer");
+    if answer.is_err() {
+        // Whatever the error: the server may count it as spent.
+        context.connections.forget_token(profile);
+    }
     let information = match answer {
         Ok(information) => information,
         Err(error) if error.outcome() == Outcome::NotRegistered => {
-            if error.reason() == "InitialAccessTokenRejected" {
-                context.connections.forget_token(profile);
-            }
             store::conclude(context, &client, attempt, &error, observed.refusal_inputs()).await?;
             return Err(error.into());
         }
@@ -205,16 +206,17 @@ async fn initial_access_token(
     profile: &TokenProfile,
     server: &dcr::Server,
 ) -> Result<Option<SecretString>, Error> {
-    match context.connections.credential(profile).await? {
+    let credential = context.connections.credential(profile).await?;
+    match &credential {
         Credential::NotRequired => Ok(None),
-        Credential::BearerToken(token) => Ok(Some(token)),
+        Credential::BearerToken(token) => Ok(Some(token.clone())),
         Credential::ClientCredentials(client) => {
-            if let Some(kept) = context.connections.kept_token(profile) {
+            if let Some(kept) = context.connections.kept_token(profile, &credential) {
                 return Ok(Some(kept));
             }
             let endpoint = token_endpoint(profile)?;
-            let token = timed(context, "token", server.access_token(endpoint, &client)).await?;
-            context.connections.keep_token(profile, &token);
+            let token = timed(context, "token", server.access_token(endpoint, client)).await?;
+            context.connections.keep_token(profile, &credential, &token);
             Ok(Some(token.token))
         }
     }

@@ -40,6 +40,7 @@ fn observed(spec: Value) -> Observed {
         management_client: Ok(()),
         finding: observe::Finding::default(),
         not_before: None,
+        allow_insecure_http: false,
     }
 }
 
@@ -145,9 +146,27 @@ fn what_is_missing_in_the_cluster_is_named_and_looked_for_again() {
         assert_eq!(condition(&status.conditions, conditions::READY).unwrap().reason, reason);
     }
     let mut observed = discovered();
-    observed.ca_bundle = Err(missing());
+    observed.ca_bundle = Err(Error::NotFound { kind: "ConfigMap", namespace: "identity".into(), name: "ca".into() });
     let rest = plan(&observed, now());
     assert_eq!((rest.step, rest.discovery.reason.as_str()), (None, "DiscoveryFailed"));
+}
+
+#[test]
+fn a_secret_for_tls_is_a_credential_like_any_other() {
+    let unlabelled = || Error::NotLabelled { namespace: "identity".into(), name: "mtls".into() };
+    let (mut ca, mut certificate) = (discovered(), discovered());
+    ca.ca_bundle = Err(unlabelled());
+    certificate.client_identity = Err(unlabelled());
+    for observed in [ca, certificate] {
+        let rest = plan(&observed, now());
+        assert_eq!((rest.step.as_ref(), rest.requeue_after.is_some()), (None, true));
+        let status = status::status(&observed, &rest, now());
+        for type_ in [conditions::CREDENTIALS_VALID, conditions::READY] {
+            let condition = condition(&status.conditions, type_).unwrap();
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "SecretNotLabelled"));
+        }
+        assert_eq!(condition(&status.conditions, conditions::DISCOVERY_RESOLVED).unwrap().status, "Unknown");
+    }
 }
 
 #[test]
@@ -157,6 +176,39 @@ fn a_server_without_registration_is_told_with_the_way_out() {
     let rest = plan(&observed, now());
     assert_eq!((rest.step, rest.discovery.reason.as_str()), (None, "NoRegistrationEndpoint"));
     assert!(rest.discovery.message.contains("spec.endpoints.registration"));
+}
+
+#[test]
+fn no_endpoint_may_be_http_unless_it_is_allowed() {
+    let given = json!({"endpoints": {"token": "https://a/token", "registration": "http://a/reg"}});
+    let http = |change: fn(&mut ServerMetadata)| {
+        let mut observed = ready();
+        change(observed.finding.metadata.as_mut().unwrap());
+        observed.finding.complete_at = Some(now());
+        observed
+    };
+    let mut rows = vec![(observed(given), true, vec!["spec.endpoints.registration http://a/reg", "only https://"])];
+    let words = vec!["registration_endpoint http://as/reg of", "or set spec.endpoints.registration"];
+    rows.push((http(|metadata| metadata.registration_endpoint = Some("http://as/reg".into())), false, words));
+    let words = vec!["token_endpoint http://as/token of", "or set spec.endpoints.token"];
+    rows.push((http(|metadata| metadata.token_endpoint = Some("http://as/token".into())), false, words));
+    let words = vec!["jwks_uri http://as/jwks of", "have it corrected there"];
+    rows.push((http(|metadata| metadata.jwks_uri = Some("http://as/jwks".into())), false, words));
+    for (mut observed, is_stalled, words) in rows {
+        let rest = plan(&observed, now());
+        assert_eq!((rest.step.as_ref(), rest.discovery.reason.as_str()), (None, "InvalidEndpoint"), "{words:?}");
+        for word in &words {
+            assert!(rest.discovery.message.contains(word), "{}", rest.discovery.message);
+        }
+        assert_eq!((rest.stalled, rest.requeue_after.is_some()), (is_stalled, !is_stalled), "{words:?}");
+        let status = status::status(&observed, &rest, now());
+        assert_eq!(condition(&status.conditions, conditions::READY).unwrap().reason, "InvalidEndpoint");
+        if !is_stalled {
+            assert_eq!(plan(&observed, at(NOW + 60)).step, Some(discover_as()), "the server may have been mended");
+        }
+        observed.allow_insecure_http = true;
+        assert_ne!(plan(&observed, now()).discovery.reason, "InvalidEndpoint", "{words:?}");
+    }
 }
 
 #[test]
