@@ -51,6 +51,23 @@ pub struct SecretSpec {
 /// # Errors
 /// [`Error::Conflict`] if the precondition does not hold; otherwise as [`Error::new`] classifies.
 pub async fn apply_secret(client: &Client, spec: &SecretSpec, precondition: &Precondition) -> Result<Secret, Error> {
+    patch_secret(client, spec, precondition, &PatchParams::apply(OPERATOR).force()).await
+}
+
+/// Asks whether the Secret could be written, by RBAC, quota and admission; nothing is.
+///
+/// # Errors
+/// Those of [`apply_secret`].
+pub async fn check_secret(client: &Client, spec: &SecretSpec, precondition: &Precondition) -> Result<(), Error> {
+    patch_secret(client, spec, precondition, &PatchParams::apply(OPERATOR).force().dry_run()).await.map(|_| ())
+}
+
+async fn patch_secret(
+    client: &Client,
+    spec: &SecretSpec,
+    precondition: &Precondition,
+    parameters: &PatchParams,
+) -> Result<Secret, Error> {
     let SecretSpec { namespace, name, type_, labels, annotations, owner, finalizer, data } = spec;
     let resource_version = match precondition {
         Precondition::Absent => MUST_NOT_EXIST.to_owned(),
@@ -72,7 +89,7 @@ pub async fn apply_secret(client: &Client, spec: &SecretSpec, precondition: &Pre
         ..Secret::default()
     };
     Api::<Secret>::namespaced(client.clone(), namespace)
-        .patch(name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(&secret))
+        .patch(name, parameters, &Patch::Apply(&secret))
         .await
         .map_err(|error| Error::new(format!("could not write Secret {namespace}/{name}"), error))
 }

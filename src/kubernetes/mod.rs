@@ -13,7 +13,7 @@ mod secret_data;
 mod watch;
 mod written;
 
-pub use apply::{Precondition, SecretSpec, apply_secret, apply_status, patch_metadata, remove_secret};
+pub use apply::{Precondition, SecretSpec, apply_secret, apply_status, check_secret, patch_metadata, remove_secret};
 pub use backoff::Backoff;
 pub use cache::Cache;
 pub use client::connect;

@@ -6,7 +6,7 @@ mod register;
 mod restart;
 mod store;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -27,6 +27,9 @@ use crate::{
 
 /// The status lists at most this many possible orphans, the newest.
 const MOST_POSSIBLE_ORPHANS: usize = 32;
+
+/// How long nothing is registered after an answer could not be stored though the API server had nothing against it.
+const PAUSE_AFTER_LOSS: Duration = Duration::from_mins(5);
 
 /// Why a step could not be carried out.
 #[derive(thiserror::Error, Debug)]
@@ -49,9 +52,14 @@ pub enum Error {
     NotStored {
         client_id: String,
         fate: &'static str,
+        /// The API server had been asked before, and had nothing against it.
+        is_checked: bool,
         #[source]
         source: kubernetes::Error,
     },
+    /// There is no place to keep an answer, as when one could not be stored before: nothing has been registered.
+    #[error("nothing is registered, for the answer could not be kept: {0}")]
+    NotStorable(#[source] kubernetes::Error),
     /// The client to adopt needs a secret, and nobody knows it.
     #[error(
         "client {client_id} authenticates by a secret, and the server does not tell it: put it under client-secret into a Secret, and name that in spec.adopt.secretRef"
@@ -79,7 +87,7 @@ pub enum Error {
     #[error(
         "the authorization server is down; other clients' calls have found that out, and it is not called until one of them succeeds"
     )]
-    CircuitOpen(std::time::Duration),
+    CircuitOpen(Duration),
     /// The plan asked for something that the facts do not allow.
     #[error("{0}")]
     Inconsistent(&'static str),
@@ -90,7 +98,9 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Kubernetes(error) | Self::NotStored { source: error, .. } => error.reason(),
+            Self::Kubernetes(error) | Self::NotStorable(error) | Self::NotStored { source: error, .. } => {
+                error.reason()
+            }
             Self::Connection(error) => error.reason(),
             Self::Server(error) | Self::Key(error) => error.reason(),
             Self::Left { source, .. } => source.reason(),
@@ -126,7 +136,9 @@ impl Error {
             },
             Self::NoSecret { .. } | Self::Left { .. } | Self::SecretLost { .. } => Retry::OnChange,
             Self::CircuitOpen(pause) => Retry::After(*pause),
-            Self::NotStored { .. } | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
+            // Each try makes a client on the server; the next one asks first, but this one was told that it may.
+            Self::NotStored { is_checked: true, .. } => Retry::After(PAUSE_AFTER_LOSS),
+            Self::NotStored { .. } | Self::NotStorable(_) | Self::Key(_) | Self::Inconsistent(_) => Retry::Backoff,
         }
     }
 
@@ -334,5 +346,15 @@ mod tests {
         ] {
             assert_eq!(error.heard(), heard, "{error}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_stored_against_the_api_servers_own_word_waits_for_minutes() {
+        let source = || kubernetes::Error::Forbidden { what: "w".into(), message: "m".into() };
+        let lost = |is_checked| Error::NotStored { client_id: "c".into(), fate: "f", is_checked, source: source() };
+        assert_eq!(lost(true).retry(), Retry::After(PAUSE_AFTER_LOSS));
+        // The next try asks first.
+        assert_eq!(lost(false).retry(), Retry::Backoff);
+        assert_eq!(Error::NotStorable(source()).retry(), Retry::Backoff);
     }
 }

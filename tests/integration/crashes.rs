@@ -223,6 +223,74 @@ async fn an_answer_that_still_waits_when_the_operator_must_stop_is_given_back() 
 }
 
 #[tokio::test]
+async fn what_could_not_be_kept_is_not_registered_again_before_it_can_be() {
+    let home = Home::without_operator("unkeepable").await;
+    let server = FaultServer::start_registrar(Registrar::without_management()).await;
+    let account = home.plane.service_account_kubeconfig(Operator::NAMESPACE, Operator::SERVICE_ACCOUNT).await;
+    let proxy = FaultProxy::start(&account);
+    let args = ["--leader-elect=false", "--allow-insecure-http=true"].map(str::to_owned).to_vec();
+    let options = OperatorOptions { args, watch: vec![home.name.clone()], ..OperatorOptions::default() };
+    let _operator = Operator::start_with_kubeconfig(proxy.kubeconfig(&account), options).await;
+    let mut narrow = profile(&server.url(""));
+    narrow["spec"]["limits"] = json!({"maxConcurrentRequests": 1});
+    home.apply(&registrar_secret("server-secret")).await;
+    home.apply(&narrow).await;
+    home.until_profile_ready().await;
+    // As an admission engine refuses it, and as a quota does.
+    proxy.add(Rule::new(Fault::Refuse(422)).writes().name("shop-registration"));
+    proxy.add(Rule::new(Fault::Refuse(403)).writes().name("stuck-registration"));
+    home.apply(&home.oauth_client("shop")).await;
+    home.apply(&home.oauth_client("stuck")).await;
+    wait_until("it is tried again", WAIT, async || {
+        proxy.injected().get("API server answers 422").is_some_and(|count| *count >= 4)
+    })
+    .await;
+    let message = home.until_condition(CLIENTS, "shop", ["Registered", "False", "KubernetesInvalid"]).await;
+    assert_says(&message, &["nothing is registered", "Secret", "shop-registration"]);
+    // The one that waits for its quota holds up nobody.
+    home.register("free").await;
+    let tokens = server.requests_to("POST", "/token").len();
+    assert_eq!(server.requests_to("POST", "/reg").len(), 3, "one for each client");
+    assert_eq!(home.events("Orphaned").await.len(), 1);
+    assert!(tokens <= 4, "{tokens}: a token for each registration, and one to check the profile");
+
+    proxy.clear();
+    home.until_ready("shop").await;
+}
+
+#[tokio::test]
+async fn a_quota_is_asked_before_the_server_once_it_has_been_in_the_way() {
+    let home = Home::without_operator("exhausted").await;
+    let server = FaultServer::start_registrar(Registrar::without_management()).await;
+    home.apply(&registrar_secret("server-secret")).await;
+    home.apply(&profile(&server.url(""))).await;
+    home.apply(&home.oauth_client("shop")).await;
+    // As the operator leaves it that has met the quota.
+    let uid = home.get(CLIENTS, "shop").await.unwrap()["metadata"]["uid"].clone();
+    let ended = json!({"reason": "KubernetesForbidden", "message": "exceeded quota"});
+    let attempt = json!({"id": "a", "startedAt": "2026-01-01T00:00:00Z", "uid": uid, "ended": ended});
+    home.annotate("shop", "dcr-operator.dev/registration-attempt", &attempt.to_string()).await;
+    // No controller counts here; admission goes by the status.
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "secrets"},
+        "spec": {"hard": {"count/secrets": "1"}}});
+    home.apply_any("/api/v1", "resourcequotas", &quota).await;
+    let allow = async |secrets: &str| {
+        let path = format!("/api/v1/namespaces/{}/resourcequotas/secrets/status", home.name);
+        let status = json!({"status": {"hard": {"count/secrets": secrets}, "used": {"count/secrets": "1"}}});
+        home.request("PATCH", &path, "application/merge-patch+json", &status).await.expect("a quota");
+    };
+    allow("1").await;
+    let _operator = home.operator(&[]).await;
+    let message = home.until_condition(CLIENTS, "shop", ["Registered", "False", "KubernetesForbidden"]).await;
+    assert_says(&message, &["nothing is registered", "shop-registration", "exceeded quota"]);
+    assert_eq!(server.requests_to("POST", "/reg").len(), 0);
+
+    allow("9").await;
+    home.until_ready("shop").await;
+    assert_eq!(server.requests_to("POST", "/reg").len(), 1);
+}
+
+#[tokio::test]
 async fn a_leader_that_wakes_up_after_its_successor_has_gone_on_does_no_harm() {
     let home = Home::with_a_plane_of_its_own("paused").await;
     let server = FaultServer::start_registrar(Registrar::strict()).await;

@@ -35,8 +35,19 @@ pub async fn register(
     let (server, snapshot) = connect(context, profile).await?;
     let keys = ClientKeys(new_key.map(make_key).transpose()?.into_iter().collect());
     let document = if keys.0.is_empty() { document } else { keys.laid_into(document) };
+    let precondition = match &observed.registration {
+        RegistrationSecret::Held { secret, .. } => {
+            Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
+        }
+        _ => Precondition::Absent,
+    };
+    // The last attempt came to nothing, perhaps for want of a place to keep it: each of that kind may leave an orphan.
+    let is_checked = Attempt::last(&observed.client).is_some_and(|last| last.ended.is_some());
+    if is_checked {
+        store::check(context, observed, &precondition).await?;
+    }
     // Wait here, and not with an attempt begun: what waits in a queue when the operator dies is no possible orphan.
-    let _turn = context.connections.turn(profile).await;
+    let turn = context.connections.turn(profile).await;
     // First the token: if there is none, nothing has been tried, and nothing needs to be written down.
     let token = initial_access_token(context, profile, &server).await?;
     crash_point::reached("Register", "has a token");
@@ -45,6 +56,8 @@ pub async fn register(
 
     let answer = timed(context, "register", server.register(endpoint, token.as_ref(), &document.0)).await;
     crash_point::reached("Register", "has an answer");
+    // Others need not wait until it is kept.
+    drop(turn);
     if answer.is_err() {
         // Whatever the error: the server may count it as spent.
         context.connections.forget_token(profile);
@@ -79,12 +92,6 @@ pub async fn register(
         keys,
         retiring,
     };
-    let precondition = match &observed.registration {
-        RegistrationSecret::Held { secret, .. } => {
-            Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
-        }
-        _ => Precondition::Absent,
-    };
     match store::keep(context, observed, &registration, precondition).await {
         Ok(secret) => {
             crash_point::reached("Register", "has kept the answer");
@@ -102,7 +109,7 @@ pub async fn register(
             crash_point::reached("Register", "has given the registration up");
             let ended = Ended { reason: source.reason().into(), message: source.to_string(), refused_inputs: None };
             store::write_attempt(context, &client, &Attempt { ended: Some(ended), ..attempt }).await?;
-            Err(Error::NotStored { client_id, fate, source })
+            Err(Error::NotStored { client_id, fate, is_checked, source })
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     api::{FINALIZER, OAuthClient, annotations},
     context::Context,
     crash_point, dcr,
-    kubernetes::{self, Precondition, SecretSpec},
+    kubernetes::{self, Precondition, SecretData, SecretSpec},
     oauth_client::{
         attempt::{Attempt, Ended},
         observe::{Change, Observed, registration_secret},
@@ -114,6 +114,19 @@ async fn reread_client(context: &Context, client: &OAuthClient) -> Result<OAuthC
         .map_err(|error| kubernetes::Error::new(format!("could not read OAuthClient {namespace}/{name}"), error))
 }
 
+/// Whether an answer could be kept: before there is one, and without writing anything.
+pub async fn check(context: &Context, observed: &Observed, precondition: &Precondition) -> Result<(), Error> {
+    let data = match &observed.registration {
+        RegistrationSecret::Held { registration, .. } => registration.to_data(),
+        _ => SecretData::default(),
+    };
+    let checked = kubernetes::check_secret(&context.client, &registration_spec(observed, data), precondition).await;
+    checked.map_err(|error| match error {
+        kubernetes::Error::Conflict { .. } | kubernetes::Error::Gone { .. } => error.into(),
+        error => Error::NotStorable(error),
+    })
+}
+
 /// Persists that something is to be done about a registration, if nobody has written it since it was read.
 pub async fn announce(
     context: &Context,
@@ -122,7 +135,7 @@ pub async fn announce(
     registration: &Registration,
 ) -> Result<StoredSecret, kubernetes::Error> {
     let unchanged = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
-    let spec = registration_spec(observed, registration);
+    let spec = registration_spec(observed, registration.to_data());
     kubernetes::apply_secret(&context.client, &spec, &unchanged).await.map(StoredSecret::new)
 }
 
@@ -147,7 +160,7 @@ pub async fn keep(
     registration: &Registration,
     mut precondition: Precondition,
 ) -> Result<Secret, kubernetes::Error> {
-    let spec = registration_spec(observed, registration);
+    let spec = registration_spec(observed, registration.to_data());
     if crash_point::is_broken("keep") {
         return Ok(Secret::default());
     }
@@ -212,7 +225,7 @@ async fn reread(context: &Context, observed: &Observed) -> Result<RegistrationSe
 }
 
 /// The Secret that keeps a registration.
-fn registration_spec(observed: &Observed, registration: &Registration) -> SecretSpec {
+fn registration_spec(observed: &Observed, data: SecretData) -> SecretSpec {
     SecretSpec {
         namespace: observed.namespace().to_owned(),
         name: registration::secret_name(observed.name()),
@@ -222,6 +235,6 @@ fn registration_spec(observed: &Observed, registration: &Registration) -> Secret
         owner: observed.client.controller_owner_ref(&()).unwrap_or_default(),
         // Without it, the registration access token would go with the namespace before the server has been told.
         finalizer: Some(FINALIZER.to_owned()),
-        data: registration.to_data(),
+        data,
     }
 }
