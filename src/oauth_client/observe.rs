@@ -289,10 +289,9 @@ impl Observed {
     pub fn is_vouched_for(&self, client: &ClientInformation) -> bool {
         let Some(status) = &self.client.status else { return false };
         is_confirmed(status, &client.client_id)
-            && client
-                .registration_client_uri
-                .as_deref()
-                .is_none_or(|kept| confirmed_uri(status, &client.client_id).is_some_and(|uri| path(uri) == path(kept)))
+            && client.registration_client_uri.as_deref().is_none_or(|kept| {
+                confirmed_uri(status, &client.client_id).is_some_and(|uri| place(uri) == place(kept))
+            })
     }
 
     /// Whether the status still names a former client as the one in use. It tells of the new one before the former one goes:
@@ -558,7 +557,7 @@ pub fn as_the_status_says(registration: RegistrationSecret, status: Option<&OAut
     for client in iter::once(own).chain(registration.retiring.iter_mut().map(|former| &mut former.information)) {
         let known = confirmed_uri(status, &client.client_id);
         if is_confirmed(status, &client.client_id)
-            && client.registration_client_uri.as_deref().map(path) != known.map(path)
+            && client.registration_client_uri.as_deref().map(place) != known.map(place)
         {
             client.registration_client_uri = known.map(str::to_owned);
         }
@@ -580,6 +579,7 @@ fn confirmed_uri<'a>(status: &'a OAuthClientStatus, client_id: &str) -> Option<&
     uri.as_deref()
 }
 
-fn path(uri: &str) -> Option<String> {
-    url::Url::parse(uri).ok().map(|uri| uri.path().to_owned())
+/// Path and query: some servers name the client in the one, some in the other.
+fn place(uri: &str) -> Option<String> {
+    url::Url::parse(uri).ok().map(|uri| uri[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }

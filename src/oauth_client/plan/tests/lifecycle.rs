@@ -733,7 +733,7 @@ fn a_renewal_that_can_not_be_had_stands_in_nobodys_way() {
 }
 
 /// The status as it is written at the end of a pass in which the server has answered.
-fn confirmed(mut observed: Observed) -> Observed {
+pub(super) fn confirmed(mut observed: Observed) -> Observed {
     observed.live = Some(Live { information: held(&observed).information, drift: Vec::new() });
     let mut observed = settled(observed);
     observed.live = None;

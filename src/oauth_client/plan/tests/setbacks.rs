@@ -1,10 +1,10 @@
 //! Something fails, or can't be had: what goes on all the same, and what must not.
 
 use super::{
-    lifecycle::{annotated, change, days, generous, server, settled, spec, unmanaged},
+    lifecycle::{annotated, change, confirmed, days, generous, server, settled, spec, unmanaged},
     *,
 };
-use crate::oauth_client::{act::Error, keys::tests::key, registration::Retiring};
+use crate::oauth_client::{act::Error, keys::tests::key, observe::as_the_status_says, registration::Retiring};
 
 /// The status after a pass in which this step has failed.
 fn failed(mut observed: Observed, step: &Step, error: &Error) -> Observed {
@@ -197,4 +197,24 @@ fn keys_that_may_not_be_rotated_now_say_why() {
     observed.apply(written(&secret));
     observed.policies = vec![denying()];
     assert_eq!(plan(&observed, now() + days(40)).in_sync.reason, "PolicyDenied");
+}
+
+#[test]
+fn an_edited_place_is_noticed_in_path_and_query() {
+    let of = |uri: &str| {
+        let mut answer = answer();
+        answer["registration_client_uri"] = json!(uri);
+        answer
+    };
+    for (own, edited) in
+        [("https://as/reg/c", "https://as/reg/other"), ("https://as/reg?client_id=c", "https://as/reg?client_id=other")]
+    {
+        let observed = confirmed(registered_with(&of(own)));
+        let kept = kept(registration(&of(edited)));
+        let read = as_the_status_says(kept, observed.client.status.as_ref());
+        let RegistrationSecret::Held { registration, .. } = read else { panic!("held") };
+        assert_eq!(registration.information.registration_client_uri.as_deref(), Some(own));
+        let edited = ClientInformation::from_json(of(edited).as_object().cloned().unwrap()).unwrap();
+        assert!(!observed.is_vouched_for(&edited), "{edited:?}");
+    }
 }
