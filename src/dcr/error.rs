@@ -264,8 +264,8 @@ impl Refusal {
 impl Trouble {
     fn outcome(&self) -> Outcome {
         match self {
-            // Ask again there, with the same method (RFC 9110 section 15.4). 301 to 303 may be the answer of one that has
-            // been carried out: "see there what has come of it".
+            // 307 and 308 say: ask there, with the same method (RFC 9110 section 15.4). Another redirect may be the answer to
+            // a request that has been carried out: "see there what has come of it".
             Self::NoConnection(_) | Self::Redirect { status: 307 | 308, .. } => Outcome::NotRegistered,
             Self::Redirect { .. } => Outcome::Unknown,
             Self::Status { status, .. } if (400..500).contains(status) => Outcome::NotRegistered,

@@ -15,7 +15,7 @@ use super::{
     attempt::Attempt,
     observe::{ApplicationSecret, Change, Observed},
     plan::{self, Step},
-    registration::{RegistrationSecret, ServerSnapshot, StoredSecret},
+    registration::{self, RegistrationSecret, ServerSnapshot, StoredSecret},
 };
 use crate::{
     api::{FINALIZER, OAuthClientStatus, PossibleOrphan, TokenProfile, reasons},
@@ -225,8 +225,18 @@ pub async fn act(context: &Context, observed: &Observed, step: Step) -> Result<C
             store::settle(context, observed).await
         }
         Step::RemoveRegistration => {
-            if let RegistrationSecret::Held { secret, .. } | RegistrationSecret::Unreadable { secret, .. } =
-                &observed.registration
+            if let RegistrationSecret::Stray { client_ids, .. } = &observed.registration {
+                let secret = registration::secret_name(observed.name());
+                let why =
+                    format!("Secret {secret}, which kept its registration, no longer belonged to this OAuthClient");
+                // What the status names has been told.
+                for client_id in client_ids.iter().filter(|client_id| !observed.names(client_id)) {
+                    deregister::report_orphan(context, observed, client_id, &why).await?;
+                }
+            }
+            if let RegistrationSecret::Held { secret, .. }
+            | RegistrationSecret::Unreadable { secret, .. }
+            | RegistrationSecret::Stray { secret, .. } = &observed.registration
             {
                 kubernetes::remove_secret(&context.client, &secret.0).await?;
             }

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     api::{
-        DcrPolicy, OAuthClient, OAuthClientStatus, ReplacementReason, ServerBehaviour, TokenProfile, annotations,
-        reasons,
+        DcrPolicy, FINALIZER, OAuthClient, OAuthClientStatus, ReplacementReason, ServerBehaviour, TokenProfile,
+        annotations, reasons,
     },
     context::Context,
     dcr::{ClientInformation, ServerMetadata},
@@ -309,6 +309,15 @@ impl Observed {
         self.live.as_ref().is_some_and(|live| live.information.client_id == client_id)
     }
 
+    /// Whether the status names this client, as this object's or as a former one.
+    #[must_use]
+    pub fn names(&self, client_id: &str) -> bool {
+        self.client.status.as_ref().is_some_and(|status| {
+            status.client_id.as_deref() == Some(client_id)
+                || status.retiring.iter().any(|former| former.client_id == client_id)
+        })
+    }
+
     /// `namespace/name` of the profile.
     #[must_use]
     pub fn profile_name(&self) -> String {
@@ -418,7 +427,7 @@ impl Observed {
                 RegistrationSecret::Held { registration, .. } => registration.attempt == attempt.id,
                 // Ours, and spoilt by somebody: its attempt was finished, or it would not be there.
                 RegistrationSecret::Unreadable { .. } => true,
-                RegistrationSecret::Absent | RegistrationSecret::Foreign => false,
+                RegistrationSecret::Absent | RegistrationSecret::Foreign | RegistrationSecret::Stray { .. } => false,
             };
             attempt.ended.is_none() && !kept && !listed.iter().any(|orphan| orphan.attempt == attempt.id)
         })
@@ -528,8 +537,19 @@ fn is_for_application(secret: &Secret, uid: &str) -> bool {
 pub fn registration_secret(secret: Option<Secret>, uid: &str) -> RegistrationSecret {
     match secret {
         None => RegistrationSecret::Absent,
-        Some(secret) if secret.type_.as_deref() != Some(registration::SECRET_TYPE) || !is_ours(&secret, uid) => {
-            RegistrationSecret::Foreign
+        Some(secret) if secret.type_.as_deref() != Some(registration::SECRET_TYPE) => RegistrationSecret::Foreign,
+        Some(secret) if !is_ours(&secret, uid) => {
+            if !secret.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+                return RegistrationSecret::Foreign;
+            }
+            let client_ids = Registration::from_data(&SecretData::of(&secret)).map_or_else(
+                |_| Vec::new(),
+                |Registration { information, retiring, .. }| {
+                    let former = retiring.into_iter().map(|former| former.information.client_id);
+                    former.chain([information.client_id]).collect()
+                },
+            );
+            RegistrationSecret::Stray { secret: StoredSecret::new(secret), client_ids }
         }
         Some(secret) => match Registration::from_data(&SecretData::of(&secret)) {
             Ok(registration) => {

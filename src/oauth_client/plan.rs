@@ -62,7 +62,11 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     match &observed.registration {
         RegistrationSecret::Held { registration, .. } => plan.maintain(observed, registration, document.ok(), now),
         RegistrationSecret::Absent => plan.enroll(observed, document.ok(), now),
-        RegistrationSecret::Foreign => {
+        // Somebody has removed it, and only the finalizer keeps it.
+        RegistrationSecret::Stray { secret, .. } if secret.0.metadata.deletion_timestamp.is_some() => {
+            plan.step = Some(Step::RemoveRegistration);
+        }
+        RegistrationSecret::Foreign | RegistrationSecret::Stray { .. } => {
             let secret = super::registration::secret_name(observed.name());
             plan.conflict(&secret, "give the OAuthClient another name");
         }

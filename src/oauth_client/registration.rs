@@ -372,6 +372,13 @@ pub enum RegistrationSecret {
     Absent,
     /// There is one of that name that is not ours.
     Foreign,
+    /// It keeps a registration, with our finalizer, and is no longer this object's: somebody took the owner reference off, or
+    /// the owner of that name was another one. Nobody else will let go of it.
+    Stray {
+        secret: StoredSecret,
+        /// Its clients, as far as it can be read.
+        client_ids: Vec<String>,
+    },
     /// It is ours, and of no use.
     Unreadable {
         secret: StoredSecret,

@@ -50,6 +50,26 @@ async fn a_client_that_the_server_has_lost_can_be_deleted() {
 }
 
 #[tokio::test]
+async fn a_registration_that_has_lost_its_owner_is_not_held_for_ever() {
+    let (home, server) = (Home::new("stray").await, FaultServer::start_registrar(Registrar::default()).await);
+    home.profile(&server.url("")).await;
+    // The owner reference is taken off, and the client goes.
+    let client_id = home.register("shop").await["status"]["clientId"].as_str().unwrap().to_owned();
+    home.patch(SECRETS, "shop-registration", json!({"metadata": {"ownerReferences": null}})).await;
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    home.until_gone(SECRETS, "shop-registration").await;
+    assert_says(&home.until_event("Orphaned").await, &[&client_id]);
+    // The owner is another object of the same name: it may be removed, by the garbage collector too.
+    home.register("bank").await;
+    let mut owner = home.get(SECRETS, "bank-registration").await.unwrap()["metadata"]["ownerReferences"].clone();
+    owner[0]["uid"] = json!("00000000-0000-0000-0000-000000000000");
+    home.patch(SECRETS, "bank-registration", json!({"metadata": {"ownerReferences": owner}})).await;
+    home.until_gone(SECRETS, "bank-registration").await;
+    home.until_condition(CLIENTS, "bank", ["Registered", "False", "RegistrationLost"]).await;
+}
+
+#[tokio::test]
 async fn a_deleted_namespace_takes_its_clients_off_the_server() {
     let (home, server) = (Home::new("namespace").await, AuthorizationServer::shared());
     home.profile(server.issuer()).await;

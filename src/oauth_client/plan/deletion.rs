@@ -95,7 +95,13 @@ fn without_registration(observed: &Observed) -> Step {
                 why: format!("Secret {secret} is gone or spoilt, and with it the access to it"),
             }
         }
-        None if matches!(observed.registration, RegistrationSecret::Unreadable { .. }) => Step::RemoveRegistration,
+        None if matches!(
+            observed.registration,
+            RegistrationSecret::Unreadable { .. } | RegistrationSecret::Stray { .. }
+        ) =>
+        {
+            Step::RemoveRegistration
+        }
         None => Step::Release,
     }
 }

@@ -246,6 +246,13 @@ fn steps_of(mut observed: Observed) -> Vec<&'static str> {
     names
 }
 
+/// The status as it is written at the end of a pass.
+fn settled(mut observed: Observed) -> Observed {
+    let status = status::status(&observed, &plan(&observed, now()), None, now());
+    observed.client.status = Some(status);
+    observed
+}
+
 fn denying() -> DcrPolicy {
     serde_json::from_value(json!({"apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy",
         "metadata": {"name": "strict", "namespace": "identity"},
@@ -362,6 +369,21 @@ fn a_foreign_secret_is_never_touched_and_nothing_is_registered_for_it() {
     let conflict = plan(&observed, now());
     assert_eq!((conflict.step, conflict.secret_synced.reason.as_str()), (None, "SecretConflict"));
     assert!(conflict.secret_synced.message.contains("shop-registration"));
+}
+
+#[test]
+fn a_stray_registration_is_let_go_when_somebody_removes_it_or_the_client_goes() {
+    let mut observed = settled(registered());
+    let stray = |secret: Value| RegistrationSecret::Stray {
+        secret: StoredSecret::new(serde_json::from_value(secret).unwrap()),
+        client_ids: vec!["c".into()],
+    };
+    observed.registration = stray(json!({}));
+    let conflict = plan(&observed, now());
+    assert_eq!((conflict.step, conflict.secret_synced.reason.as_str()), (None, "SecretConflict"));
+    assert_eq!(steps_of(delete(observed.clone())), ["ReportOrphan", "RemoveRegistration", "Release"]);
+    observed.registration = stray(json!({"metadata": {"deletionTimestamp": "2030-01-01T00:00:00Z"}}));
+    assert_eq!(steps_of(observed), ["RemoveRegistration"]);
 }
 
 #[test]

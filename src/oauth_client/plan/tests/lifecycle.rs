@@ -31,13 +31,6 @@ pub(super) fn annotated(mut observed: Observed, name: &str, value: &str) -> Obse
     observed
 }
 
-/// The status as it is written at the end of a pass.
-pub(super) fn settled(mut observed: Observed) -> Observed {
-    let status = status::status(&observed, &plan(&observed, now()), None, now());
-    observed.client.status = Some(status);
-    observed
-}
-
 fn information(answer: Value) -> ClientInformation {
     ClientInformation::from_json(answer.as_object().cloned().unwrap()).unwrap()
 }

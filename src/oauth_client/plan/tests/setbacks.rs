@@ -1,7 +1,7 @@
 //! Something fails, or can't be had: what goes on all the same, and what must not.
 
 use super::{
-    lifecycle::{annotated, change, confirmed, days, generous, server, settled, spec, unmanaged},
+    lifecycle::{annotated, change, confirmed, days, generous, server, spec, unmanaged},
     *,
 };
 use crate::oauth_client::{act::Error, keys::tests::key, observe::as_the_status_says, registration::Retiring};
