@@ -184,6 +184,7 @@ async fn a_profile_that_comes_to_describe_another_server_takes_no_client_there_a
     let home = Home::new("moved").await;
     let former = FaultServer::start_registrar(Registrar::default()).await;
     let other = FaultServer::start_registrar(Registrar::default()).await;
+    other.registrar(|registrar| registrar.skip(1000));
     home.profile(&former.url("")).await;
     let mut replaceable = home.oauth_client("replaceable");
     replaceable["spec"]["replacement"] = json!({"when": ["RegistrationLost"], "overlap": "0s"});

@@ -127,6 +127,11 @@ impl Registrar {
         self.clients.values().filter(|client| !client.is_deleted).count()
     }
 
+    /// Issues other identifiers and tokens from now on than a server that has just started.
+    pub fn skip(&mut self, issued: usize) {
+        self.issued += issued;
+    }
+
     /// Lets time pass for this server.
     pub fn advance(&mut self, by: Duration) {
         self.ahead += by;
