@@ -121,9 +121,9 @@ impl Error {
             | Self::Connection(ConnectionError::Server(error))
             | Self::OutcomeUnknown { source: error, .. } => match error {
                 // Too many requests is an answer: it is about who asks.
-                dcr::Error::Unavailable { trouble: dcr::Trouble::Status { status: 429, .. }, .. } => Heard::Answer,
+                dcr::Error::Unavailable { trouble: dcr::Trouble::Status { status: 429, .. }, .. }
+                | dcr::Error::Refused { .. } => Heard::Answer,
                 dcr::Error::Unavailable { .. } => Heard::Outage,
-                dcr::Error::Refused { .. } => Heard::Answer,
                 _ => Heard::NoWord,
             },
             // It was registered.
