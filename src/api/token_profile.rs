@@ -39,6 +39,8 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("!has(self.initialAccessToken) || !has(self.initialAccessToken.clientCredentials) || !has(self.initialAccessToken.clientCredentials.authMethod) || self.initialAccessToken.clientCredentials.authMethod != 'tls_client_auth' || (has(self.tls) && has(self.tls.clientCertificateSecretRef))")
         .message("authMethod tls_client_auth needs tls.clientCertificateSecretRef"),
+    validation = Rule::new("!has(self.server) || !has(self.server.managementClient) || !has(self.server.managementClient.authMethod) || self.server.managementClient.authMethod != 'tls_client_auth' || (has(self.tls) && has(self.tls.clientCertificateSecretRef))")
+        .message("server.managementClient: authMethod tls_client_auth needs tls.clientCertificateSecretRef"),
     validation = Rule::new("has(self.issuer) || (has(self.endpoints) && has(self.endpoints.token) && has(self.endpoints.registration))")
         .message("set issuer, or both endpoints.token and endpoints.registration")
         .reason(Reason::FieldValueRequired)

@@ -115,8 +115,8 @@ impl Server {
     /// Deletes a client (RFC 7592 section 2.3).
     ///
     /// # Errors
-    /// `DeregistrationRefused` (any 4xx except 401, 404, 408, 410 and 429; also 501), `ServerUnavailable`,
-    /// `InvalidEndpoint`.
+    /// `DeregistrationRefused` (405, 501: the server has no deletion), `RefusedByServer` (another 4xx: it may be the word of
+    /// a gateway), `ServerUnavailable`, `InvalidEndpoint`.
     pub async fn delete(&self, client_configuration_endpoint: &str, token: &SecretString) -> Result<Deleted, Error> {
         let authorization = Authorization::Bearer { token, unsendable: Refusal::DeregistrationRefused };
         let answer = self
@@ -129,7 +129,8 @@ impl Server {
             401 => Ok(Deleted::TokenRefused),
             404 | 410 => Ok(Deleted::AlreadyGone),
             408 | 429 => Err(answer.failed()),
-            400..=499 | 501 => Err(answer.refused(Refusal::DeregistrationRefused)),
+            405 | 501 => Err(answer.refused(Refusal::DeregistrationRefused)),
+            400..=499 => Err(answer.refused(Refusal::RefusedByServer)),
             _ => Err(answer.failed()),
         }
     }

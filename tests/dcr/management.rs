@@ -142,8 +142,8 @@ async fn a_client_that_is_gone_needs_no_deletion() {
 #[tokio::test]
 async fn what_a_refused_deletion_means() {
     for (status, reason, outcome) in [
-        (400, "DeregistrationRefused", Outcome::NotRegistered),
-        (403, "DeregistrationRefused", Outcome::NotRegistered),
+        (400, "RefusedByServer", Outcome::NotRegistered),
+        (403, "RefusedByServer", Outcome::NotRegistered),
         (405, "DeregistrationRefused", Outcome::NotRegistered),
         (501, "DeregistrationRefused", Outcome::NotRegistered),
         (303, "ServerUnavailable", Outcome::Unknown),

@@ -165,6 +165,13 @@ async fn a_profile_that_can_not_work_is_refused_with_the_reason() {
             }),
             &["needs tls.clientCertificateSecretRef"],
         ),
+        (
+            Box::new(|p| {
+                let manager = json!({"clientId": "manager", "authMethod": "tls_client_auth"});
+                p["spec"]["server"] = json!({"managementClient": manager});
+            }),
+            &["server.managementClient", "needs tls.clientCertificateSecretRef"],
+        ),
         (Box::new(|p| p["spec"]["initialAccessToken"]["reuse"] = json!("Always")), &["reuse", "Always", "UntilExpiry"]),
     ];
     for (change, words) in rows {

@@ -180,6 +180,38 @@ async fn a_lost_answer_to_a_deletion_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_gateways_refusal_of_a_deletion_is_not_the_servers_last_word() {
+    let (home, server) = (Home::new("gateway").await, FaultServer::start_registrar(Registrar::default()).await);
+    home.profile(&server.url("")).await;
+    let client = home.register("shop").await;
+    let path = format!("/reg/{}", client["status"]["clientId"].as_str().unwrap());
+    server.answer_once("DELETE", &path, Answer::new(403, "text/html", "<html>blocked</html>"));
+    home.delete(CLIENTS, "shop").await;
+    until_all_is_gone(&home, "shop").await;
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 0);
+}
+
+#[tokio::test]
+async fn a_former_client_whose_removal_is_refused_is_reported_when_the_time_is_over() {
+    let home = Home::without_operator("former").await;
+    let _operator = home.operator(&["--deletion-timeout", "3s"]).await;
+    let server = FaultServer::start_registrar(Registrar::default()).await;
+    home.profile(&server.url("")).await;
+    let client = home.register("shop").await;
+    let former = client["status"]["clientId"].as_str().unwrap();
+    let path = format!("/reg/{former}");
+    server.answer("DELETE", &path, Answer::empty(403));
+    home.patch(CLIENTS, "shop", json!({"spec": {"replacement": {"when": ["Rotation"], "overlap": "0s"}}})).await;
+    home.annotate("shop", "dcr-operator.dev/rotate-requested-at", "now").await;
+    assert_says(&home.until_event("Orphaned").await, &[former, "did not remove it in time", "403"]);
+    assert!(server.requests_to("DELETE", &path).len() > 1);
+    home.until("done with it", CLIENTS, "shop", |client| {
+        client["status"]["retiring"].as_array().is_none_or(Vec::is_empty)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_to_delete_a_client_has_it_whatever_it_says_to_the_token_before() {
     let home = Home::new("refusing").await;
     let server = FaultServer::start_registrar(Registrar::default()).await;

@@ -1,5 +1,7 @@
 //! Remove a client on the server, or tell people that it stays there.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::Resource;
 use secrecy::SecretString;
@@ -27,7 +29,8 @@ pub async fn deregister(context: &Context, observed: &Observed) -> Result<Change
     let was_lost = plan::said(observed, crate::api::conditions::REGISTERED).reason == reasons::REGISTRATION_LOST
         || registration.history.unconfirmed_since.is_some();
     let previous = registration.previous_token.as_ref();
-    remove(context, observed, &registration.information, previous, was_lost).await?;
+    let since = observed.client.meta().deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
+    remove(context, observed, &registration.information, previous, was_lost, since).await?;
     crash_point::reached("Deregister", "has an answer");
     store::settle(context, observed).await
 }
@@ -75,18 +78,21 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
         let secret = store::keep_held(context, observed, secret, &restored).await?;
         return Ok(Change::Withdrawn { client: Box::new(client), restored: Some((secret, Box::new(restored))) });
     }
-    remove(context, observed, &registration.information, registration.previous_token.as_ref(), is_lost).await?;
+    let since = registration.history.credentials_issued_at;
+    remove(context, observed, &registration.information, registration.previous_token.as_ref(), is_lost, since).await?;
     kubernetes::remove_secret(&context.client, &secret.0).await?;
     Ok(Change::Withdrawn { client: Box::new(client), restored: None })
 }
 
 /// Removes one client on the server, or reports it. `is_doubtful`: a refused token may be no sign that it is gone.
+/// `since`: when it was to go; a refusal that may not be the server's last word is believed after the deletion time-out.
 pub async fn remove(
     context: &Context,
     observed: &Observed,
     client: &ClientInformation,
     previous_token: Option<&SecretString>,
     is_doubtful: bool,
+    since: Timestamp,
 ) -> Result<(), Error> {
     let client_id = &client.client_id;
     let Some(profile) = &observed.profile else {
@@ -100,6 +106,7 @@ pub async fn remove(
         accesses.insert(accesses.len().min(1), Access::PreviousToken);
     }
     let mut refused = Refused::NothingToTry;
+    let mut forbidden = None;
     for access in accesses {
         let token = manage::token_for(context, profile, &server, client, previous_token, access).await?;
         let Some(token) = token else { continue };
@@ -117,8 +124,19 @@ pub async fn remove(
             }
             // No other answer is to be expected from a server that does not delete.
             Err(error) if error.reason() == "DeregistrationRefused" => refused = Refused::Deletion(error.to_string()),
+            Err(error @ dcr::Error::Refused { .. }) => forbidden = Some(error),
             Err(error) => return Err(error.into()),
         }
+    }
+    match forbidden {
+        Some(error) if !matches!(refused, Refused::Deletion(_)) => {
+            let waited = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
+            if waited < observed.deletion_timeout {
+                return Err(error.into());
+            }
+            refused = Refused::Deletion(format!("the server did not remove it in time ({error})"));
+        }
+        _ => {}
     }
     give_up_on(context, observed, client_id, refused, is_doubtful).await
 }

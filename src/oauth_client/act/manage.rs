@@ -188,7 +188,8 @@ pub async fn retire(context: &Context, observed: &Observed, client_id: &str) -> 
     let (gone, kept): (Vec<_>, Vec<_>) =
         registration.retiring.iter().cloned().partition(|former| former.information.client_id == client_id);
     for former in gone {
-        deregister::remove(context, observed, &former.information, None, former.is_lost).await?;
+        let since = former.delete_after;
+        deregister::remove(context, observed, &former.information, None, former.is_lost, since).await?;
     }
     crash_point::reached("Retire", "has an answer");
     let registration = Registration { retiring: kept, ..(**registration).clone() };
