@@ -155,8 +155,8 @@ impl Error {
                 dcr::Error::Unavailable { .. } => Heard::Outage,
                 _ => Heard::NoWord,
             },
-            // It was registered.
-            Self::NotStored { .. } => Heard::Answer,
+            // It was registered; or it is not known there.
+            Self::NotStored { .. } | Self::Left { .. } => Heard::Answer,
             _ => Heard::NoWord,
         }
     }
