@@ -166,6 +166,8 @@ impl Storm {
             }
             68 => {
                 note(counts, "API server killed and started");
+                // Without etcd it would never be ready, and nobody else goes on meanwhile.
+                self.home.plane.etcd().cont();
                 self.home.plane.api_server().kill();
                 self.home.plane.restart_api_server().await;
             }
