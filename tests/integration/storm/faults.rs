@@ -116,6 +116,8 @@ impl Storm {
             Undo::ClearRules => self.proxy.clear(),
             Undo::ProviderUp => self.provider.restart().await,
             Undo::Trust => {
+                // A paused etcd would never answer: nobody else goes on meanwhile.
+                self.home.plane.etcd().cont();
                 let pem = self.authority.borrow().clone();
                 let path = format!("{}?fieldManager=test&force=true", self.home.path("configmaps", "authority"));
                 self.insist("PATCH", &path, "application/apply-patch+yaml", &authority(&pem)).await;
