@@ -12,7 +12,7 @@ use super::keys::ClientKeys;
 use crate::{
     api::ServerBehaviour,
     dcr::{ClientInformation, ServerMetadata},
-    kubernetes::SecretData,
+    kubernetes::{Precondition, SecretData},
     text::truncate,
 };
 
@@ -407,6 +407,12 @@ impl StoredSecret {
     #[must_use]
     pub fn new(secret: Secret) -> Self {
         Self(Box::new(Secret { data: None, string_data: None, ..secret }))
+    }
+
+    /// Writes over it only if nobody has written it since it was read.
+    #[must_use]
+    pub fn unchanged(&self) -> Precondition {
+        Precondition::Unchanged(self.0.metadata.resource_version.clone().unwrap_or_default())
     }
 }
 

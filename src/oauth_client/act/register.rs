@@ -36,9 +36,7 @@ pub async fn register(
     let keys = ClientKeys(new_key.map(make_key).transpose()?.into_iter().collect());
     let document = if keys.0.is_empty() { document } else { keys.laid_into(document) };
     let precondition = match &observed.registration {
-        RegistrationSecret::Held { secret, .. } => {
-            Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
-        }
+        RegistrationSecret::Held { secret, .. } => secret.unchanged(),
         _ => Precondition::Absent,
     };
     // The last attempt came to nothing, perhaps for want of a place to keep it: each of that kind may leave an orphan.

@@ -134,7 +134,7 @@ pub async fn announce(
     secret: &StoredSecret,
     registration: &Registration,
 ) -> Result<StoredSecret, kubernetes::Error> {
-    let unchanged = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
+    let unchanged = secret.unchanged();
     let spec = registration_spec(observed, registration.to_data());
     kubernetes::apply_secret(&context.client, &spec, &unchanged).await.map(StoredSecret::new)
 }
@@ -146,7 +146,7 @@ pub async fn keep_held(
     secret: &StoredSecret,
     registration: &Registration,
 ) -> Result<StoredSecret, kubernetes::Error> {
-    let unchanged = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
+    let unchanged = secret.unchanged();
     keep(context, observed, registration, unchanged).await.map(StoredSecret::new)
 }
 
@@ -183,7 +183,7 @@ pub async fn keep(
                     if stored.to_data() == registration.to_data() {
                         return Ok(*secret.0);
                     }
-                    precondition = Precondition::Unchanged(secret.0.resource_version().unwrap_or_default());
+                    precondition = secret.unchanged();
                     error
                 }
                 // Removed by somebody, and all that there is of it is here.

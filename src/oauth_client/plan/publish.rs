@@ -72,7 +72,7 @@ impl Plan {
                     self.secret_synced = Finding::yes(reasons::SECRET_SYNCED, format!("Secret {name} is up to date"));
                     return observed.former_secret.is_some().then_some(Step::RemoveFormerSecret);
                 }
-                Precondition::Unchanged(secret.0.resource_version().unwrap_or_default())
+                secret.unchanged()
             }
         };
         self.secret_synced = Finding::unknown(reasons::PROGRESSING, format!("writing Secret {name}"));
