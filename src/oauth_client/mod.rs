@@ -12,6 +12,7 @@ mod controller;
 mod keys;
 pub mod metadata;
 mod observe;
+mod ownership;
 mod plan;
 mod registration;
 mod secret;

@@ -8,7 +8,8 @@ use super::{
     accept::permits,
     act::Error,
     metadata,
-    observe::{self, ApplicationSecret, Observed},
+    observe::{ApplicationSecret, Observed},
+    ownership,
     plan::{self, Cause, Plan, Purpose, Step},
     registration::{RegistrationSecret, whole_seconds},
 };
@@ -166,7 +167,7 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
         };
         let said = client.status.as_ref();
         let is_confirmed =
-            |id: &str| observed.has_heard_of(id) || said.is_some_and(|said| observe::is_confirmed(said, id));
+            |id: &str| observed.has_heard_of(id) || said.is_some_and(|said| ownership::is_confirmed(said, id));
         status.client_id = Some(information.client_id.clone());
         status.confirmed = is_confirmed(&information.client_id);
         status.client_id_issued_at = time(information.client_id_issued_at);

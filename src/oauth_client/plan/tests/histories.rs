@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::{
     dcr::{self, Refusal, Trouble, Words},
-    oauth_client::{observe::as_the_status_says, registration::Origin},
+    oauth_client::{ownership::as_the_status_says, registration::Origin},
 };
 
 /// What people do, and what happens to the process.

@@ -4,7 +4,7 @@ use super::*;
 use crate::oauth_client::{
     adoption::Adoption,
     keys::tests::key,
-    observe::as_the_status_says,
+    ownership::as_the_status_says,
     registration::{Origin, Retiring},
 };
 

@@ -4,7 +4,7 @@ use super::{
     lifecycle::{annotated, change, confirmed, days, generous, server, spec, unmanaged},
     *,
 };
-use crate::oauth_client::{act::Error, keys::tests::key, observe::as_the_status_says, registration::Retiring};
+use crate::oauth_client::{act::Error, keys::tests::key, ownership::as_the_status_says, registration::Retiring};
 
 /// The status after a pass in which this step has failed.
 fn failed(mut observed: Observed, step: &Step, error: &Error) -> Observed {
