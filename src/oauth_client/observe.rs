@@ -19,7 +19,9 @@ use super::{
     metadata,
     ownership::as_the_status_says,
     plan,
-    registration::{self, Flaw, Origin, Registration, RegistrationSecret, Retiring, ServerSnapshot, StoredSecret},
+    registration::{
+        self, Flaw, History, Origin, Registration, RegistrationSecret, Retiring, ServerSnapshot, StoredSecret,
+    },
 };
 use crate::{
     api::{DcrPolicy, FINALIZER, OAuthClient, ReplacementReason, ServerBehaviour, TokenProfile, annotations, reasons},
@@ -308,8 +310,9 @@ impl Observed {
         // The token of a call without an answer may be of no use: then a refusal of it says nothing.
         let is_lost = self.lost.is_some() || registration.history.unconfirmed_since.is_some();
         let (information, keys) = (registration.information.clone(), registration.keys.clone());
+        let history = registration.history.clone();
         let mut retiring = registration.retiring.clone();
-        retiring.push(Retiring { information, keys, delete_after, is_lost, server: None });
+        retiring.push(Retiring { information, keys, delete_after, is_lost, server: None, history });
         let now = self.profile.as_ref().and_then(plan::server_metadata).unwrap_or_default();
         if registration.server.is_another(&now) || registration.server.is_elsewhere(&now) {
             for former in &mut retiring {
@@ -361,7 +364,8 @@ fn lost(client_id: String, registration_client_uri: Option<String>, now: Timesta
         registration_client_uri,
         metadata: Map::new(),
     };
-    Retiring { information, keys: ClientKeys::default(), delete_after: now, is_lost: true, server }
+    let (keys, history) = (ClientKeys::default(), History::default());
+    Retiring { information, keys, delete_after: now, is_lost: true, server, history }
 }
 
 /// Reads what the decision needs; writes nothing.

@@ -151,6 +151,8 @@ pub struct Retiring {
     pub is_lost: bool,
     /// Where it is, if that is another server than the registration's.
     pub server: Option<ServerSnapshot>,
+    /// As it was when another client took its place; it may have to come back.
+    pub history: History,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,6 +167,8 @@ struct StoredRetiring {
     is_lost: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server: Option<ServerSnapshot>,
+    #[serde(default)]
+    history: History,
 }
 
 /// What a management call (RFC 7592) may be made with.
@@ -201,12 +205,13 @@ impl Registration {
         if !retiring.is_empty() {
             let retiring: Vec<StoredRetiring> = retiring
                 .iter()
-                .map(|Retiring { information, keys, delete_after, is_lost, server }| StoredRetiring {
+                .map(|Retiring { information, keys, delete_after, is_lost, server, history }| StoredRetiring {
                     information: information.to_json(),
                     keys: (!keys.0.is_empty()).then(|| keys.to_json()),
                     delete_after: *delete_after,
                     is_lost: *is_lost,
                     server: server.clone(),
+                    history: history.clone(),
                 })
                 .collect();
             data.insert(RETIRING, serde_json::to_string(&retiring).unwrap_or_default());
@@ -234,6 +239,7 @@ impl Registration {
                 delete_after: stored.delete_after,
                 is_lost: stored.is_lost,
                 server: stored.server,
+                history: stored.history,
             })
         });
         Ok(Self {
@@ -305,6 +311,40 @@ impl Registration {
             history.rotated = true;
         }
         Self { information: answer, history, previous_token, ..self.clone() }
+    }
+
+    /// The former client holds again, as it was, and this one retires at once, with its token if that is not lost.
+    /// `None`: there is no such former client.
+    #[must_use]
+    pub fn withdrawn(&self, superseded: Option<&str>, is_lost: bool, now: Timestamp) -> Option<Self> {
+        let Self { information, keys, server, history, .. } = self.clone();
+        let mut retiring = self.retiring.clone();
+        let former = retiring.iter().position(|former| Some(former.information.client_id.as_str()) == superseded)?;
+        let former = retiring.remove(former);
+        retiring.push(Retiring {
+            information,
+            keys,
+            delete_after: now,
+            is_lost,
+            server: former.server.as_ref().map(|_| server.clone()),
+            history: history.clone(),
+        });
+        Some(Self {
+            attempt: String::new(),
+            information: former.information,
+            request: None,
+            server: former.server.unwrap_or(server),
+            history: History {
+                is_narrowed: false,
+                unconfirmed_since: former.is_lost.then_some(now),
+                // What has asked for the attempt has been tried.
+                handled_rotate_at: history.handled_rotate_at,
+                ..former.history
+            },
+            previous_token: None,
+            keys: former.keys,
+            retiring,
+        })
     }
 
     /// When the credentials were last replaced by new ones, in whole seconds; `None` = they are the first.
@@ -447,8 +487,36 @@ mod tests {
                 delete_after: at(99),
                 is_lost: false,
                 server: Some(ServerSnapshot { profile: "former".into(), ..ServerSnapshot::default() }),
+                history: History { rotated: true, ..History::default() },
             }],
         }
+    }
+
+    #[test]
+    fn a_withdrawn_replacement_leaves_the_former_client_as_it_was() {
+        let of = |client_id: &str| information(json!({"client_id": client_id, "client_secret": client_id}));
+        let issued_at = |second, rotated| History {
+            credentials_issued_at: at(second),
+            token_issued_at: at(second),
+            rotated,
+            ..History::default()
+        };
+        let history = History { handled_rotate_at: Some("now".into()), ..issued_at(50, true) };
+        let replacement = Registration { information: of("new"), history, ..registration() };
+        let mut replacement = Registration { keys: ClientKeys(vec![key("new", 50)]), ..replacement };
+        replacement.retiring[0].history = issued_at(10, false);
+        assert!(replacement.withdrawn(Some("somebody"), false, at(60)).is_none());
+        assert!(replacement.withdrawn(None, false, at(60)).is_none());
+
+        let restored = replacement.withdrawn(Some("former"), false, at(60)).unwrap();
+        assert_eq!((restored.information.client_id.as_str(), restored.server.profile.as_str()), ("former", "former"));
+        assert_eq!(restored.keys.active().unwrap().kid, "former");
+        assert_eq!(restored.rotated_at(), None, "nobody has to be restarted for it");
+        assert_eq!((restored.history.credentials_issued_at, restored.history.token_issued_at), (at(10), at(10)));
+        assert_eq!(restored.history.handled_rotate_at.as_deref(), Some("now"), "it has been tried");
+        let [retiring] = &restored.retiring[..] else { panic!("{:?}", restored.retiring) };
+        assert_eq!((retiring.information.client_id.as_str(), retiring.delete_after), ("new", at(60)));
+        assert_eq!(retiring.server.as_ref().map(|server| server.profile.as_str()), Some("p"));
     }
 
     fn token(registration: &Registration) -> Option<&str> {

@@ -17,7 +17,7 @@ use crate::{
         attempt::{Attempt, Ended},
         observe::{Change, Observed},
         plan,
-        registration::{Access, History, Origin, Registration, RegistrationSecret, Retiring, access},
+        registration::{Access, Registration, RegistrationSecret, access},
     },
 };
 
@@ -48,33 +48,8 @@ pub async fn withdraw(context: &Context, observed: &Observed, why: &str) -> Resu
 
     // An update that was to narrow it down may have changed its token.
     let is_lost = observed.lost.is_some() || registration.history.unconfirmed_since.is_some();
-    let mut retiring = registration.retiring.clone();
     let superseded = Attempt::last(&client).and_then(|attempt| attempt.supersedes);
-    let former = retiring.iter().position(|former| Some(&former.information.client_id) == superseded.as_ref());
-    if let Some(former) = former.map(|index| retiring.remove(index)) {
-        let information = registration.information.clone();
-        retiring.push(Retiring {
-            information,
-            keys: registration.keys.clone(),
-            delete_after: Timestamp::now(),
-            is_lost,
-            server: former.server.as_ref().map(|_| registration.server.clone()),
-        });
-        let restored = Registration {
-            attempt: String::new(),
-            information: former.information,
-            request: None,
-            server: former.server.unwrap_or_else(|| registration.server.clone()),
-            history: History {
-                origin: Origin::Registered,
-                is_narrowed: false,
-                unconfirmed_since: former.is_lost.then(Timestamp::now),
-                ..registration.history.clone()
-            },
-            previous_token: None,
-            keys: former.keys,
-            retiring,
-        };
+    if let Some(restored) = registration.withdrawn(superseded.as_deref(), is_lost, Timestamp::now()) {
         let secret = store::keep_held(context, observed, secret, &restored).await?;
         return Ok(Change::Withdrawn { client: Box::new(client), restored: Some((secret, Box::new(restored))) });
     }

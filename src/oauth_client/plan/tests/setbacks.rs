@@ -1,10 +1,7 @@
 //! Something fails, or can't be had: what goes on all the same, and what must not.
 
-use super::{
-    lifecycle::{annotated, change, confirmed, days, generous, server, spec, unmanaged},
-    *,
-};
-use crate::oauth_client::{act::Error, keys::tests::key, ownership::as_the_status_says, registration::Retiring};
+use super::*;
+use crate::oauth_client::{act::Error, keys::tests::key, ownership::as_the_status_says};
 
 /// The status after a pass in which this step has failed.
 fn failed(mut observed: Observed, step: &Step, error: &Error) -> Observed {
@@ -77,9 +74,7 @@ fn a_refused_update_keeps_no_former_client_alive() {
     let mut observed = refused();
     change(&mut observed, |registration| {
         let information = ClientInformation { client_id: "former".into(), ..registration.information.clone() };
-        let retiring =
-            Retiring { information, keys: ClientKeys::default(), delete_after: now(), is_lost: false, server: None };
-        registration.retiring.push(retiring);
+        registration.retiring.push(retiring(information));
     });
     assert_eq!(step_of(&settled(observed)), Some("Retire"));
 }
@@ -125,9 +120,7 @@ fn what_can_not_be_published_is_not_renewed_and_nothing_that_is_published_goes()
     spec(&mut observed, json!({"secret": {"template": {"config": "{{ nosuch }}"}}}));
     change(&mut observed, |registration| {
         let information = ClientInformation { client_id: "former".into(), ..registration.information.clone() };
-        let retiring =
-            Retiring { information, keys: ClientKeys::default(), delete_after: now(), is_lost: false, server: None };
-        registration.retiring.push(retiring);
+        registration.retiring.push(retiring(information));
     });
     let waiting = plan(&observed, now());
     assert_eq!((waiting.step, waiting.secret_synced.reason.as_str()), (None, "TemplateError"));
