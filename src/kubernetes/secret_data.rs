@@ -38,6 +38,12 @@ impl SecretData {
         other.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
     }
 
+    /// Whether a key, whichever, has this value.
+    #[must_use]
+    pub fn holds(&self, value: &str) -> bool {
+        self.0.values().any(|held| held == value.as_bytes())
+    }
+
     /// The keys, sorted.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -223,6 +223,10 @@ pub fn watch_secrets(
                 lists += 1;
                 (lists > 1).then_some(SecretChange::Unknown)
             }
+            // But one that is being deleted may be all that is left of its owner.
+            Ok(watcher::Event::InitApply(secret)) if secret.metadata.deletion_timestamp.is_some() => {
+                Some(SecretChange::Of(Box::new(secret)))
+            }
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Err(error) => {
                 tracing::warn!(error = cause(&error), kind = "Secret", "the watch was cut; watching again");

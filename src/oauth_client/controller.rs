@@ -1,31 +1,32 @@
 //! Triggers, and the loop from observation to status. Decides nothing.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future::ready, stream};
 use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{
-        controller::{Action, Config},
+        controller::{self, Action, Config},
         reflector::ObjectRef,
     },
 };
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{
-    act,
+    abandoned, act,
     observe::{Change, Observed, observe},
     plan::{Plan, Step, plan},
     status::{Failure, status},
 };
 use crate::{
-    api::{OAuthClient, OAuthClientStatus, conditions, reasons},
+    api::{OAuthClient, OAuthClientStatus, conditions, labels, reasons},
     context::Context,
     crash_point,
     kubernetes::{self, SecretChange, Watched, condition},
@@ -65,15 +66,22 @@ pub async fn run(
 ) {
     let config = Config::default().concurrency(context.settings.workers);
     let by_secret = Arc::clone(&context);
-    watched
+    let (gone, looked_for) = unbounded_channel();
+    let controller = watched
         .controller()
         .with_config(config)
         .reconcile_on(secrets.flat_map(move |change| stream::iter(owners(&by_secret, &change))))
         .reconcile_on(concerned(Arc::clone(&context), changes))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
         .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
-        .for_each(async |_| {})
-        .await;
+        .for_each(move |result| {
+            if let Err(controller::Error::ObjectNotFound(client)) = result {
+                // Nobody listens any more: the process is stopping.
+                let _ = gone.send((client.namespace.unwrap_or_default(), client.name));
+            }
+            ready(())
+        });
+    tokio::join!(controller, abandoned::run(context, kubernetes::receive(looked_for)));
 }
 
 /// The clients that own a Secret that has changed.
@@ -85,7 +93,14 @@ fn owners(context: &Context, change: &SecretChange) -> Vec<ObjectRef<Guarded>> {
         SecretChange::Of(secret) => {
             let owners = secret.owner_references().iter().filter(|owner| owner.kind == OAuthClient::kind(&()));
             let namespace = secret.namespace().unwrap_or_default();
-            owners.map(|owner| ObjectRef::new(&owner.name).within(&namespace)).collect()
+            let is_held = abandoned::is_held(&secret.metadata);
+            // Of a client that is gone, only a Secret that is held is news.
+            let is_news = |name: &str| is_held || context.clients.look(&namespace, name, |_| ()).is_some();
+            // Somebody may have taken the owner reference off.
+            let label = secret.labels().get(labels::CLIENT).filter(|_| is_held);
+            let names: BTreeSet<_> =
+                owners.map(|owner| &owner.name).chain(label).filter(|name| is_news(name)).collect();
+            names.into_iter().map(|name| ObjectRef::new(name).within(&namespace)).collect()
         }
     }
 }

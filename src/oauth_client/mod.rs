@@ -3,6 +3,7 @@
 //! `observe` gathers the facts; `plan` names the next step, or says that there is none; `act` carries the step out and
 //! returns what it changed; and so on until `plan` is at rest. The status is written last.
 
+mod abandoned;
 pub mod accept;
 mod act;
 mod adoption;

@@ -94,6 +94,14 @@ pub enum ApplicationSecret {
     },
 }
 
+impl ApplicationSecret {
+    /// Whether it is ours, and has this value under some key.
+    #[must_use]
+    pub fn holds(&self, value: &str) -> bool {
+        matches!(self, Self::Ours { data, .. } if data.holds(value))
+    }
+}
+
 /// What a step has changed.
 #[derive(Debug)]
 pub enum Change {

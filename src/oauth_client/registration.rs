@@ -313,6 +313,19 @@ impl Registration {
         Self { information: answer, history, previous_token, ..self.clone() }
     }
 
+    /// The registration as it was brought back for an OAuthClient that has had it before. Its credentials are new for the
+    /// workloads unless they are `published`; then nothing has changed since `rotated_at`.
+    #[must_use]
+    pub fn recovered(self, published: bool, rotated_at: Option<Timestamp>) -> Self {
+        let history = if published {
+            let credentials_issued_at = rotated_at.unwrap_or(self.history.credentials_issued_at);
+            History { rotated: rotated_at.is_some(), credentials_issued_at, ..self.history }
+        } else {
+            History { rotated: true, ..self.history }
+        };
+        Self { history, ..self }
+    }
+
     /// The former client holds again, as it was, and this one retires at once, with its token if that is not lost.
     /// `None`: there is no such former client.
     #[must_use]
@@ -490,6 +503,14 @@ mod tests {
                 history: History { rotated: true, ..History::default() },
             }],
         }
+    }
+
+    #[test]
+    fn what_is_brought_back_is_new_to_the_workloads_only_if_it_is_another_secret() {
+        assert_eq!(registration().recovered(false, None).rotated_at(), Some(at(10)), "issued now");
+        assert_eq!(registration().recovered(false, Some(at(5))).rotated_at(), Some(at(10)));
+        assert_eq!(registration().recovered(true, None).rotated_at(), None);
+        assert_eq!(registration().recovered(true, Some(at(5))).rotated_at(), Some(at(5)), "handled already");
     }
 
     #[test]

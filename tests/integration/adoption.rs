@@ -281,8 +281,24 @@ async fn a_client_whose_secret_was_lost_is_kept_if_somebody_knows_the_secret() {
     let adopt = json!({"clientId": client_id, "secretRef": {"name": "old"}});
     home.patch(CLIENTS, "shop", json!({"spec": {"adopt": adopt}})).await;
     home.until_condition(CLIENTS, "shop", ["Registered", "True", "Adopted"]).await;
-    assert_eq!(home.until_ready("shop").await["status"]["clientId"], client_id.as_str());
+    let client = home.until_ready("shop").await;
+    assert_eq!(client["status"]["clientId"], client_id.as_str());
+    assert_eq!(client["status"]["credentialsRotatedAt"], Value::Null, "it is the secret that workloads have");
     assert_eq!(home.secret("shop").await["client-secret"], secret);
+}
+
+#[tokio::test]
+async fn another_secret_than_the_published_one_is_new_to_the_workloads() {
+    let (home, server, client_id) = without_its_secret("renewed").await;
+    let told = Answer::json(200, &json!({"client_id": client_id, "client_name": "shop"}));
+    server.answer("PUT", &format!("/reg/{client_id}"), told);
+    home.apply(&credentials(json!({"client-secret": "another-secret"}))).await;
+    let adopt = json!({"clientId": client_id, "secretRef": {"name": "old"}});
+    home.patch(CLIENTS, "shop", json!({"spec": {"adopt": adopt}})).await;
+    home.until_condition(CLIENTS, "shop", ["Registered", "True", "Adopted"]).await;
+    let client = home.until_ready("shop").await;
+    assert!(client["status"]["credentialsRotatedAt"].is_string(), "{client}");
+    assert_eq!(home.secret("shop").await["client-secret"], "another-secret");
 }
 
 #[tokio::test]

@@ -69,6 +69,40 @@ async fn a_registration_that_has_lost_its_owner_is_not_held_for_ever() {
     home.until_condition(CLIENTS, "bank", ["Registered", "False", "RegistrationLost"]).await;
 }
 
+/// What people do when a deletion takes too long.
+async fn delete_by_force(home: &Home, name: &str) {
+    home.delete(CLIENTS, name).await;
+    home.until("deleted", CLIENTS, name, |client| client["metadata"]["deletionTimestamp"].is_string()).await;
+    home.patch(CLIENTS, name, json!({"metadata": {"finalizers": null}})).await;
+    home.until_gone(CLIENTS, name).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_finalizer_was_taken_off_is_reported_and_holds_up_nothing() {
+    let home = Home::without_operator("forced").await;
+    let (operator, server) = (home.operator(&[]).await, FaultServer::start_registrar(Registrar::default()).await);
+    home.profile(&server.url("")).await;
+    let of = async |name| home.register(name).await["status"]["clientId"].as_str().unwrap().to_owned();
+    let (shop, bank) = (of("shop").await, of("bank").await);
+    server.answer("DELETE", &format!("/reg/{shop}"), Answer::json(503, &json!({})));
+    delete_by_force(&home, "shop").await;
+    home.until_gone(SECRETS, "shop-registration").await;
+    let event = home.until_event("Orphaned").await;
+    assert_says(&event, &[&shop, &server.url(""), "finalizer", &format!("{}/shop", home.name)]);
+    assert_eq!(metric(&operator, "dcr_operator_orphans_total").await, 1);
+
+    // Nobody was there to see it.
+    operator.terminate().await;
+    delete_by_force(&home, "bank").await;
+    operator.restart().await;
+    home.until_gone(SECRETS, "bank-registration").await;
+    assert_eq!(metric(&operator, "dcr_operator_orphans_total").await, 1, "of this process");
+    let told = operator.log();
+    assert!(told.contains(&bank), "{told}");
+    assert_eq!(server.registrar(|registrar| registrar.client_count()), 2, "nobody has asked for their removal");
+    server.assert_no_misuse();
+}
+
 #[tokio::test]
 async fn a_deleted_namespace_takes_its_clients_off_the_server() {
     let (home, server) = (Home::new("namespace").await, AuthorizationServer::shared());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Map;
 
 use super::{Error, connect, deregister, manage, registration_endpoint, store, timed, token_endpoint};
@@ -162,8 +162,17 @@ pub async fn adopt(
     } else {
         let (answer, access) = manage::read(context, profile, &unread.information, None, &accesses).await?;
         let read = unread.answered(answer, access, now);
-        let origin = History { rotated: false, ..read.history };
-        Registration { history: origin, ..read }
+        let history = History { rotated: false, ..read.history };
+        Registration { history, ..read }
+    };
+    let known = observed.client.status.as_ref().filter(|status| status.client_id.is_some());
+    let registration = match known {
+        None => registration,
+        Some(status) => {
+            let secret = registration.information.client_secret.as_ref();
+            let published = secret.is_none_or(|secret| observed.secret.holds(secret.expose_secret()));
+            registration.recovered(published, status.credentials_rotated_at.as_ref().map(|time| time.0))
+        }
     };
     let is_confidential = registration
         .information
@@ -172,8 +181,7 @@ pub async fn adopt(
         .is_none_or(|method| method.as_str().is_some_and(|method| method.starts_with("client_secret_")));
     if is_confidential && registration.information.client_secret.is_none() {
         let client_id = client_id.to_owned();
-        let is_known = observed.client.status.as_ref().is_some_and(|status| status.client_id.is_some());
-        return Err(if is_known { Error::SecretLost { client_id } } else { Error::NoSecret { client_id } });
+        return Err(if known.is_some() { Error::SecretLost { client_id } } else { Error::NoSecret { client_id } });
     }
     crash_point::reached("Adopt", "has an answer");
     let secret = store::keep(context, observed, &registration, Precondition::Absent).await?;

@@ -1,0 +1,92 @@
+//! A registration whose OAuthClient has gone without it, because somebody took the finalizer off. The garbage collector has
+//! marked the Secret `<name>-registration`, and only our finalizer keeps it: what it tells of is reported, then it is let go.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Resource, ResourceExt, api::ObjectMeta};
+
+use super::registration::{self, Registration};
+use crate::{
+    api::{FINALIZER, OAuthClient, OPERATOR},
+    context::Context,
+    kubernetes::{self, Key, SecretData},
+    retry::Retry,
+};
+
+/// So many are looked at at the same time.
+const CONCURRENT: usize = 4;
+
+/// Looks after what these clients, by namespace and name, may have left: they are not there any more.
+pub async fn run(context: Arc<Context>, gone: impl Stream<Item = Key>) {
+    let look = async |(namespace, name): Key| {
+        // Not the client's uid, which nobody knows any more.
+        let delays = format!("{namespace}/{name}");
+        while let Err(error) = let_go(&context, &namespace, &name).await {
+            let delay = context.client_backoff.failed(&delays, 0, Retry::Backoff).unwrap_or(Duration::from_secs(1));
+            tracing::warn!(client = delays, reason = error.reason(), "{error}");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                // The next leader lists the Secrets.
+                () = context.stop.cancelled() => return,
+            }
+        }
+        context.client_backoff.forget(&delays);
+    };
+    gone.for_each_concurrent(CONCURRENT, look).await;
+}
+
+/// Whether only our finalizer keeps the Secret of this metadata.
+pub fn is_held(metadata: &ObjectMeta) -> bool {
+    let finalizers = metadata.finalizers.as_deref().unwrap_or_default();
+    metadata.deletion_timestamp.is_some() && finalizers.iter().any(|finalizer| finalizer == FINALIZER)
+}
+
+async fn let_go(context: &Context, namespace: &str, name: &str) -> Result<(), kubernetes::Error> {
+    let secret_name = registration::secret_name(name);
+    let secret = Api::<Secret>::namespaced(context.client.clone(), namespace)
+        .get_opt(&secret_name)
+        .await
+        .map_err(|error| kubernetes::Error::new(format!("could not read Secret {namespace}/{secret_name}"), error))?;
+    let is_ours = |secret: &Secret| {
+        is_held(&secret.metadata)
+            && secret.type_.as_deref() == Some(registration::SECRET_TYPE)
+            && secret.labels().get(crate::api::labels::MANAGED_BY).map(String::as_str) == Some(OPERATOR)
+    };
+    let Some(secret) = secret.filter(is_ours) else { return Ok(()) };
+    // The watch may lag behind: one that is there does it itself.
+    let client = Api::<OAuthClient>::namespaced(context.client.clone(), namespace)
+        .get_metadata_opt(name)
+        .await
+        .map_err(|error| kubernetes::Error::new(format!("could not read OAuthClient {namespace}/{name}"), error))?;
+    if client.is_some() || context.term.is_over() {
+        return Ok(());
+    }
+    let why = format!("OAuthClient {namespace}/{name} has gone without removing it: its finalizer was taken off");
+    for note in remains(&secret, &why) {
+        tracing::error!("orphaned registration: {note}");
+        context.events.alarm(&secret.object_ref(&()), "Orphaned", &note).await?;
+        context.metrics.orphan();
+    }
+    kubernetes::remove_secret(&context.client, &secret).await
+}
+
+/// What stays on the server, client by client.
+fn remains(secret: &Secret, why: &str) -> Vec<String> {
+    let Ok(registration) = Registration::from_data(&SecretData::of(secret)) else {
+        let name = secret.name_any();
+        return vec![format!(
+            "a client stays on its server, and Secret {name} is spoilt and does not tell which: {why}"
+        )];
+    };
+    let own = (&registration.information.client_id, &registration.server);
+    let former = registration
+        .retiring
+        .iter()
+        .map(|former| (&former.information.client_id, former.server.as_ref().unwrap_or(&registration.server)));
+    let stays = |(client_id, server): (&String, &registration::ServerSnapshot)| {
+        format!("client {client_id} stays on {} (TokenProfile {}): {why}", server.name(), server.profile)
+    };
+    former.chain([own]).map(stays).collect()
+}
