@@ -233,7 +233,18 @@ impl Error {
 }
 
 impl Refusal {
-    fn reason(self) -> &'static str {
+    /// Those that are about what was asked for: the same, asked again, is refused again.
+    pub const ABOUT_METADATA: [Self; 5] = [
+        Self::InvalidRedirectUri,
+        Self::InvalidClientMetadata,
+        Self::InvalidSoftwareStatement,
+        Self::UnapprovedSoftwareStatement,
+        Self::UpdateRejected,
+    ];
+
+    /// As [`Error::reason`].
+    #[must_use]
+    pub fn reason(self) -> &'static str {
         match self {
             Self::InvalidRedirectUri => "InvalidRedirectUri",
             Self::InvalidClientMetadata => "InvalidClientMetadata",
@@ -250,14 +261,7 @@ impl Refusal {
     }
 
     fn is_about_metadata(self) -> bool {
-        matches!(
-            self,
-            Self::InvalidRedirectUri
-                | Self::InvalidClientMetadata
-                | Self::InvalidSoftwareStatement
-                | Self::UnapprovedSoftwareStatement
-                | Self::UpdateRejected
-        )
+        Self::ABOUT_METADATA.contains(&self)
     }
 }
 

@@ -8,7 +8,12 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{OAuthClient, annotations};
+use super::accept::LONGEST_MESSAGE;
+use crate::{
+    api::{OAuthClient, annotations, reasons},
+    dcr::Refusal,
+    text::truncate,
+};
 
 /// One attempt to register a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +64,14 @@ impl Attempt {
     /// The last attempt of this very object, if it had one.
     #[must_use]
     pub fn last(client: &OAuthClient) -> Option<Self> {
-        let attempt: Self = serde_json::from_str(client.annotations().get(annotations::ATTEMPT)?).ok()?;
+        let mut attempt: Self = serde_json::from_str(client.annotations().get(annotations::ATTEMPT)?).ok()?;
+        // Whoever may write the OAuthClient may write this, and it goes into conditions and metrics.
+        if let Some(ended) = &mut attempt.ended {
+            let is_refusal = ended.reason == reasons::POLICY_DENIED
+                || Refusal::ABOUT_METADATA.iter().any(|refusal| refusal.reason() == ended.reason);
+            ended.refused_inputs = ended.refused_inputs.filter(|_| is_refusal);
+            ended.message = truncate(&ended.message, LONGEST_MESSAGE);
+        }
         (Some(&attempt.uid) == client.metadata.uid.as_ref()).then_some(attempt)
     }
 
@@ -95,5 +107,28 @@ mod tests {
         assert_eq!(Attempt::last(&client), Some(attempt));
         client.metadata.uid = Some("copy".into());
         assert_eq!(Attempt::last(&client), None);
+    }
+
+    #[test]
+    fn what_somebody_wrote_is_no_refusal_and_not_longer_than_ours() {
+        let written = |reason: &str| {
+            let ended = Ended { reason: reason.into(), message: "no".repeat(10_000), refused_inputs: Some(1) };
+            let attempt = Attempt {
+                id: "a".into(),
+                started_at: Timestamp::UNIX_EPOCH,
+                uid: "u".into(),
+                supersedes: None,
+                ended: Some(ended),
+            };
+            let mut client = OAuthClient::new("shop", OAuthClientSpec::default());
+            client.metadata.uid = Some("u".into());
+            client.annotations_mut().insert(annotations::ATTEMPT.into(), attempt.to_annotation());
+            Attempt::last(&client).unwrap().ended.unwrap()
+        };
+        for reason in ["InvalidClientMetadata", "UpdateRejected", reasons::POLICY_DENIED] {
+            assert_eq!(written(reason).refused_inputs, Some(1), "{reason}");
+        }
+        assert_eq!(written("Mine").refused_inputs, None);
+        assert!(written("Mine").message.len() <= LONGEST_MESSAGE);
     }
 }
