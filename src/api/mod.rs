@@ -92,6 +92,7 @@ pub mod reasons {
     pub const PROGRESSING_WITH_RETRY: &str = "ProgressingWithRetry";
     pub const SUSPENDED: &str = "Suspended";
     pub const KUBERNETES_UNAVAILABLE: &str = "KubernetesUnavailable";
+    pub const SERVER_UNAVAILABLE: &str = "ServerUnavailable";
 
     pub const ACCEPTED: &str = "Accepted";
     pub const POLICY_DENIED: &str = "PolicyDenied";

@@ -107,7 +107,7 @@ impl Error {
             Self::OutcomeUnknown { .. } => reasons::OUTCOME_UNKNOWN,
             Self::NoSecret { .. } => reasons::SECRET_NOT_FOUND,
             Self::SecretLost { .. } => reasons::REGISTRATION_LOST,
-            Self::CircuitOpen(_) => "ServerUnavailable",
+            Self::CircuitOpen(_) => reasons::SERVER_UNAVAILABLE,
             Self::Inconsistent(_) => "Inconsistent",
         }
     }

@@ -65,7 +65,7 @@ impl Failure {
             // A short outage says nothing about what is registered.
             (Error::OutcomeUnknown { .. }, _) => Finding::unknown(error.reason(), error.to_string()),
             _ if about == conditions::IN_SYNC
-                && ["ServerUnavailable", "KubernetesUnavailable"].contains(&error.reason()) =>
+                && [reasons::SERVER_UNAVAILABLE, reasons::KUBERNETES_UNAVAILABLE].contains(&error.reason()) =>
             {
                 Finding::unknown(error.reason(), error.to_string())
             }

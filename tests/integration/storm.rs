@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-const USUAL_DURATION: Duration = Duration::from_secs(75);
+const USUAL_DURATION: Duration = Duration::from_mins(2);
 /// How long the operator may take to be done once the faults have stopped.
 const LONGEST_RECOVERY: Duration = Duration::from_mins(1);
 /// So long nobody may write or call anything after that.
