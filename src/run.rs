@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    hash::Hash,
     io,
     process::ExitCode,
     sync::Arc,
@@ -372,16 +373,15 @@ impl Watches {
                 of_clients.judge(dcr_policy::Change::Client { namespace, name, freed });
             }),
             profiles: Watched::start(api(client, scope), move |key, profile: Option<&TokenProfile>| {
-                let digest = profile.map(token_profile::digest);
                 // A profile's count of clients changes with each of them, and is no news to them.
-                if digests.insert(key.clone(), digest) != Some(digest) {
+                if is_news(&mut digests, &key, profile.map(token_profile::digest)) {
                     of_profiles.judge(dcr_policy::Change::Profile(key.0.clone(), key.1.clone()));
                     of_profiles.clients(&Changes::Profile(key.0, key.1));
                 }
             }),
             policies: Watched::start(api(client, scope), move |key, policy: Option<&DcrPolicy>| {
                 let generation = policy.map(|policy| (policy.uid(), policy.metadata.generation));
-                if generations.insert(key.clone(), generation.clone()) != Some(generation) {
+                if is_news(&mut generations, &key, generation) {
                     of_policies.judge(dcr_policy::Change::Policy(key.0, key.1));
                 }
             }),
@@ -412,6 +412,15 @@ impl Watches {
     }
 }
 
+/// Whether it is another than the last one of that key; what is gone is not remembered.
+fn is_news<K: Clone + Eq + Hash, V: Clone + PartialEq>(last: &mut HashMap<K, V>, key: &K, now: Option<V>) -> bool {
+    let before = match now.clone() {
+        Some(now) => last.insert(key.clone(), now),
+        None => last.remove(key),
+    };
+    before != now
+}
+
 fn api<K>(client: &Client, scope: Option<&str>) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -428,7 +437,7 @@ fn watch_namespaces(client: &Client, scopes: &[Option<String>], tell: Tell) -> S
     let mut labels = HashMap::new();
     let tell = move |reference: ObjectRef<PartialObjectMeta<Namespace>>, namespace: Option<Arc<_>>| {
         let now = namespace.map(|namespace: Arc<PartialObjectMeta<Namespace>>| namespace.labels().clone());
-        if labels.insert(reference.name.clone(), now.clone()) != Some(now) {
+        if is_news(&mut labels, &reference.name, now) {
             tell.judge(dcr_policy::Change::Namespace(reference.name.clone()));
             tell.clients(&Changes::Namespace(reference.name));
         }

@@ -1,7 +1,7 @@
 //! Growing delays for one object after another failure. They go by the clock that never jumps.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -56,6 +56,11 @@ impl Backoff {
         let not_before = delay.and_then(|delay| Instant::now().checked_add(delay));
         failures.insert(uid.to_owned(), Failure { inputs, count, not_before });
         delay
+    }
+
+    /// Forgets all but these objects: the others are gone.
+    pub fn retain(&self, uids: &HashSet<String>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 
     /// Forgets the object: it went well, or it is gone.

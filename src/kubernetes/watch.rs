@@ -212,17 +212,15 @@ pub fn watch_secrets(
     labels: &str,
 ) -> impl Stream<Item = SecretChange> + Send + use<> {
     let events = watcher(api, watcher::Config::default().labels(labels)).default_backoff();
-    let mut lists = 0;
+    // Whether something may have happened that no event tells of.
+    let mut has_a_gap = false;
     events.filter_map(move |event| {
         let change = match event {
             Ok(watcher::Event::Apply(secret) | watcher::Event::Delete(secret)) => {
                 Some(SecretChange::Of(Box::new(secret)))
             }
-            // The first list tells nothing new: every object is looked at when the controllers start.
-            Ok(watcher::Event::InitDone) => {
-                lists += 1;
-                (lists > 1).then_some(SecretChange::Unknown)
-            }
+            // The first list tells nothing new, if it comes at once: every object is looked at when the controllers start.
+            Ok(watcher::Event::InitDone) => std::mem::replace(&mut has_a_gap, true).then_some(SecretChange::Unknown),
             // But one that is being deleted may be all that is left of its owner.
             Ok(watcher::Event::InitApply(secret)) if secret.metadata.deletion_timestamp.is_some() => {
                 Some(SecretChange::Of(Box::new(secret)))
@@ -230,6 +228,7 @@ pub fn watch_secrets(
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Err(error) => {
                 tracing::warn!(error = cause(&error), kind = "Secret", "the watch was cut; watching again");
+                has_a_gap = true;
                 None
             }
         };

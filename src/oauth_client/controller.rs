@@ -67,6 +67,7 @@ pub async fn run(
     let config = Config::default().concurrency(context.settings.workers);
     let by_secret = Arc::clone(&context);
     let (gone, looked_for) = unbounded_channel();
+    let context_of_gone = Arc::clone(&context);
     let controller = watched
         .controller()
         .with_config(config)
@@ -76,12 +77,22 @@ pub async fn run(
         .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
         .for_each(move |result| {
             if let Err(controller::Error::ObjectNotFound(client)) = result {
+                if let Some(uid) = &client.extra.uid {
+                    forget(&context_of_gone, uid);
+                }
                 // Nobody listens any more: the process is stopping.
                 let _ = gone.send((client.namespace.unwrap_or_default(), client.name));
             }
             ready(())
         });
     tokio::join!(controller, abandoned::run(context, kubernetes::receive(looked_for)));
+}
+
+/// Nothing is kept of a client that is gone.
+fn forget(context: &Context, uid: &str) {
+    context.client_backoff.forget(uid);
+    context.written.forget(uid);
+    context.compared.forget(uid);
 }
 
 /// The clients that own a Secret that has changed.
@@ -209,9 +220,7 @@ async fn pass(context: &Context, client: OAuthClient) -> Result<Action, kubernet
         failed = None;
     }
     if observed.client.finalizers().is_empty() && observed.client.meta().deletion_timestamp.is_some() {
-        context.client_backoff.forget(&uid);
-        context.written.forget(&uid);
-        context.compared.forget(&uid);
+        forget(context, &uid);
         return Ok(Action::await_change());
     }
 

@@ -2,7 +2,7 @@
 //! pauses go by the clock that never jumps.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -85,6 +85,11 @@ impl Circuits {
             circuit.open_until = Some(now + pause);
             circuit.probe_until = None;
         }
+    }
+
+    /// Forgets all but those of these profiles.
+    pub fn retain(&self, uids: &HashSet<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 
     /// Whether calls are held back.

@@ -3,7 +3,7 @@
 //! Credentials are read when they are needed and never kept: what changes in a Secret counts from the next call on.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::Hasher,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -204,11 +204,11 @@ impl Connections {
         })?)
     }
 
-    /// Forgets the server of a profile that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    /// Forgets the servers of all but these profiles: the others are gone.
+    pub fn retain(&self, uids: &HashSet<String>) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 
     /// The certificates that the profile trusts; `None` = the operator's own trust store.
@@ -282,8 +282,8 @@ impl Connections {
     pub fn keep_token(&self, profile: &TokenProfile, credential: &Credential, token: &dcr::AccessToken) {
         let reuse = profile.spec.initial_access_token.as_ref().map(|source| source.reuse).unwrap_or_default();
         if let (TokenReuse::UntilExpiry, Some(life)) = (reuse, token.expires_in) {
-            // It must last for the call that it is for.
-            let until = Instant::now() + life.mul_f64(0.8);
+            // It must last for the call that it is for. A life beyond all times is nobody's.
+            let Some(until) = Instant::now().checked_add(life / 5 * 4) else { return };
             let kept = (token_origin(profile, credential), token.token.clone(), until);
             let uid = profile.uid().unwrap_or_default();
             self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, kept);
@@ -321,12 +321,8 @@ impl Connections {
                     None => None,
                 };
                 let kid = kid.map(|kid| kid.expose_secret().to_owned());
-                let status = profile.status.as_ref();
-                // RFC 7523 section 3: the issuer where it is known, else the token endpoint.
-                let audience =
-                    status.and_then(|status| status.issuer.clone().or_else(|| status.token_endpoint.clone()));
-                let audience = audience.or_else(|| profile.spec.issuer.clone()).unwrap_or_default();
-                dcr::ClientAuthentication::PrivateKeyJwt { key: dcr::KeyPair::from_pem(&pem, kid)?, audience }
+                let key = dcr::KeyPair::from_pem(&pem, kid)?;
+                dcr::ClientAuthentication::PrivateKeyJwt { key, audience: audience(profile) }
             }
             api::ClientAuthMethod::TlsClientAuth => dcr::ClientAuthentication::TlsClientAuth,
         };
@@ -408,6 +404,13 @@ impl Connections {
     }
 }
 
+/// Of a `private_key_jwt` (RFC 7523 section 3): the issuer where it is known, else the token endpoint, which is given then.
+/// From the spec alone: the status may still be about the server of before.
+fn audience(profile: &TokenProfile) -> String {
+    let given = || profile.spec.endpoints.as_ref().and_then(|endpoints| endpoints.token.clone());
+    profile.spec.issuer.clone().or_else(given).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::{convert::Infallible, time::Duration};
@@ -418,24 +421,75 @@ mod tests {
 
     use super::*;
 
+    fn connections() -> Connections {
+        let nobody = tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
+        Connections::new(Client::new(nobody, "default"), false)
+    }
+
+    fn profile(spec: serde_json::Value) -> TokenProfile {
+        serde_json::from_value(json!({
+            "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile",
+            "metadata": {"name": "token-service", "namespace": "identity", "uid": "p", "generation": 1}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn reusing() -> TokenProfile {
+        profile(json!({"issuer": "https://as", "initialAccessToken": {"reuse": "UntilExpiry"}}))
+    }
+
+    fn credential(secret: &str) -> Credential {
+        Credential::ClientCredentials(dcr::ClientCredentials {
+            client_id: "server".into(),
+            authentication: dcr::ClientAuthentication::ClientSecretBasic(secret.into()),
+            scope: None,
+            parameters: std::collections::BTreeMap::new(),
+        })
+    }
+
+    #[test]
+    fn an_assertion_is_for_the_server_of_the_spec_whatever_the_status_says() {
+        let at = |spec| {
+            let mut profile = profile(spec);
+            profile.status = Some(
+                serde_json::from_value(json!({"issuer": "https://former", "tokenEndpoint": "https://former/token"}))
+                    .unwrap(),
+            );
+            audience(&profile)
+        };
+        assert_eq!(at(json!({"issuer": "https://as", "endpoints": {"token": "https://as/token"}})), "https://as");
+        assert_eq!(at(json!({"endpoints": {"token": "https://as/token"}})), "https://as/token");
+    }
+
+    #[tokio::test]
+    async fn no_life_that_a_server_gives_a_token_is_too_long() {
+        let (connections, profile) = (connections(), reusing());
+        let token = dcr::AccessToken { token: "t".into(), expires_in: Some(Duration::MAX) };
+        connections.keep_token(&profile, &credential("s"), &token);
+        assert!(connections.kept_token(&profile, &credential("s")).is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_profile_that_is_gone() {
+        let (connections, profile) = (connections(), reusing());
+        let token = dcr::AccessToken { token: "t".into(), expires_in: Some(Duration::from_mins(5)) };
+        connections.keep_token(&profile, &credential("s"), &token);
+        connections.server(&profile, None, None).unwrap();
+        connections.keep_token(&profile, &credential("s"), &token);
+        let _ = connections.turn(&profile).await;
+        let kept = |connections: &Connections| {
+            let tokens = connections.tokens.lock().unwrap().len();
+            [connections.servers.lock().unwrap().len(), connections.turns.lock().unwrap().len(), tokens]
+        };
+        connections.retain(&HashSet::from(["p".to_owned()]));
+        assert_eq!(kept(&connections), [1; 3]);
+        connections.retain(&HashSet::new());
+        assert_eq!(kept(&connections), [0; 3]);
+    }
+
     #[tokio::test]
     async fn a_kept_token_goes_with_the_credential_that_it_was_obtained_with() {
-        let nobody = tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
-        let connections = Connections::new(Client::new(nobody, "default"), false);
-        let profile: TokenProfile = serde_json::from_value(json!({
-            "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile",
-            "metadata": {"name": "token-service", "namespace": "identity", "uid": "p", "generation": 1},
-            "spec": {"issuer": "https://as", "initialAccessToken": {"reuse": "UntilExpiry"}},
-        }))
-        .unwrap();
-        let credential = |secret: &str| {
-            Credential::ClientCredentials(dcr::ClientCredentials {
-                client_id: "server".into(),
-                authentication: dcr::ClientAuthentication::ClientSecretBasic(secret.into()),
-                scope: None,
-                parameters: std::collections::BTreeMap::new(),
-            })
-        };
+        let (connections, profile) = (connections(), reusing());
         let token = dcr::AccessToken { token: "t".into(), expires_in: Some(Duration::from_mins(5)) };
         connections.keep_token(&profile, &credential("old"), &token);
         assert!(connections.kept_token(&profile, &credential("old")).is_some());

@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future::ready, stream};
 use jiff::Timestamp;
 use kube::{
     Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{
-        controller::{Action, Config},
+        controller::{self, Action, Config},
         reflector::ObjectRef,
     },
 };
@@ -48,8 +48,22 @@ pub async fn run(
         .reconcile_on(miscounted(Arc::clone(&context)))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
         .run(reconcile, |_, error: &Infallible, _| match *error {}, Arc::clone(&context))
-        .for_each(async |_| {})
+        .for_each(|result| {
+            if let Err(controller::Error::ObjectNotFound(_)) = result {
+                forget_the_gone(&context);
+            }
+            ready(())
+        })
         .await;
+}
+
+/// Nothing is kept of a profile that is gone: it has no finalizer, so nobody is told before.
+fn forget_the_gone(context: &Context) {
+    let uids = context.profiles.filter_map(TokenProfile::uid).into_iter().collect();
+    context.findings.retain(&uids);
+    context.connections.retain(&uids);
+    context.profile_backoff.retain(&uids);
+    context.circuits.retain(&uids);
 }
 
 /// Whether clients can be registered, as the status says for the current generation.
@@ -69,7 +83,8 @@ pub fn digest(profile: &TokenProfile) -> u64 {
     is_ready(profile).hash(&mut hasher);
     if let Some(status) = &profile.status {
         let ready = condition(&status.conditions, conditions::READY);
-        ready.map(|ready| (&ready.reason, &ready.message)).hash(&mut hasher);
+        // Not the message: some servers put the time into their words, and their clients would all be looked at each time.
+        ready.map(|ready| &ready.reason).hash(&mut hasher);
         (&status.issuer, &status.token_endpoint, &status.registration_endpoint).hash(&mut hasher);
         (&status.authorization_endpoint, &status.jwks_uri, &status.userinfo_endpoint).hash(&mut hasher);
     }
@@ -134,9 +149,6 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
     };
     let uid = profile.uid().unwrap_or_default();
     if profile.meta().deletion_timestamp.is_some() {
-        context.findings.forget(&uid);
-        context.connections.forget(&uid);
-        context.profile_backoff.forget(&uid);
         return Ok(Action::await_change());
     }
 

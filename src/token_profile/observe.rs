@@ -1,7 +1,7 @@
 //! Everything that a decision about a profile needs.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::{Mutex, PoisonError},
 };
@@ -79,8 +79,9 @@ impl Findings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), finding);
     }
 
-    pub fn forget(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    /// Forgets all but those of these profiles.
+    pub fn retain(&self, uids: &HashSet<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 }
 
@@ -119,10 +120,10 @@ pub async fn observe(context: &Context, profile: TokenProfile) -> Result<Observe
     })
 }
 
-/// What is missing is an observation; that the API failed is not.
+/// What is missing or forbidden is an observation; that the API failed is not.
 fn told<T>(read: Result<T, Error>) -> Result<Result<T, Error>, kubernetes::Error> {
     match read {
-        Err(Error::Kubernetes(error)) => Err(error),
+        Err(Error::Kubernetes(error)) if !matches!(error, kubernetes::Error::Forbidden { .. }) => Err(error),
         read => Ok(read),
     }
 }

@@ -221,7 +221,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             Finding::yes(reasons::TOKEN_OBTAINED, format!("client {client_id} obtains initial access tokens"))
         }
     };
-    let recheck = finding.complete_at.map_or(RECHECK, |at| RECHECK.saturating_sub(until(at, now)));
+    // Where there is nothing to ask the server for, the time of the last answers says nothing.
+    let answered = finding.complete_at.filter(|_| finding.metadata.is_some() || finding.token_obtained);
+    let recheck = answered.map_or(RECHECK, |at| RECHECK.saturating_sub(until(at, now)));
     plan.requeue_after = Some(recheck.min(expiry));
     plan
 }

@@ -15,34 +15,36 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileS
     let profile = &observed.profile;
     let old = profile.status.clone().unwrap_or_default();
     let generation = profile.metadata.generation;
-    let endpoints = plan.endpoints.clone();
-
-    let findings = if profile.spec.suspend {
-        let kept = |type_: &'static str| {
-            let finding = condition(&old.conditions, type_).map_or_else(
-                || Finding::unknown(reasons::SUSPENDED, "the profile is suspended (spec.suspend)"),
-                Finding::of,
-            );
-            (type_, finding)
+    let types = [conditions::READY, conditions::DISCOVERY_RESOLVED, conditions::CREDENTIALS_VALID];
+    if profile.spec.suspend {
+        let unseen = || Finding::unknown(reasons::SUSPENDED, "the profile is suspended (spec.suspend)");
+        let conditions = types.map(|type_| {
+            // As it was, for the generation that was looked at.
+            let kept = condition(&old.conditions, type_).cloned();
+            kept.map_or_else(|| merge(&[], vec![(type_, unseen())], generation, now), |kept| vec![kept])
+        });
+        return TokenProfileStatus {
+            observed_generation: generation,
+            clients: Some(observed.clients),
+            conditions: conditions.concat(),
+            ..old
         };
-        vec![kept(conditions::READY), kept(conditions::DISCOVERY_RESOLVED), kept(conditions::CREDENTIALS_VALID)]
-    } else {
-        // What keeps a call from being made says more than that it has not been made.
-        let ready = [&plan.discovery, &plan.credentials]
-            .into_iter()
-            .filter(|finding| !finding.is_true())
-            .min_by_key(|finding| finding.reason == reasons::PROGRESSING)
-            .map_or_else(|| Finding::yes(reasons::READY, "clients can be registered"), Finding::clone);
-        let mut findings = vec![(conditions::READY, ready.clone())];
-        findings.push((conditions::DISCOVERY_RESOLVED, plan.discovery.clone()));
-        findings.push((conditions::CREDENTIALS_VALID, plan.credentials.clone()));
-        if plan.stalled {
-            findings.push((conditions::STALLED, Finding::yes(&ready.reason, ready.message)));
-        } else if !ready.is_true() {
-            findings.push((conditions::RECONCILING, Finding::yes(reasons::PROGRESSING_WITH_RETRY, ready.message)));
-        }
-        findings
-    };
+    }
+
+    let endpoints = plan.endpoints.clone();
+    // What keeps a call from being made says more than that it has not been made.
+    let ready = [&plan.discovery, &plan.credentials]
+        .into_iter()
+        .filter(|finding| !finding.is_true())
+        .min_by_key(|finding| finding.reason == reasons::PROGRESSING)
+        .map_or_else(|| Finding::yes(reasons::READY, "clients can be registered"), Finding::clone);
+    let mut findings: Vec<_> =
+        types.into_iter().zip([ready.clone(), plan.discovery.clone(), plan.credentials.clone()]).collect();
+    if plan.stalled {
+        findings.push((conditions::STALLED, Finding::yes(&ready.reason, ready.message)));
+    } else if !ready.is_true() {
+        findings.push((conditions::RECONCILING, Finding::yes(reasons::PROGRESSING_WITH_RETRY, ready.message)));
+    }
 
     TokenProfileStatus {
         observed_generation: generation,

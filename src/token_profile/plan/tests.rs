@@ -65,6 +65,10 @@ fn ready() -> Observed {
     observed
 }
 
+fn plan_of(observed: &Observed) -> Plan {
+    plan(observed, now())
+}
+
 fn failure(at: FailedStep, curable_by_time: bool) -> Failure {
     Failure { at, reason: "ServerUnavailable", message: "no answer".into(), curable_by_time }
 }
@@ -98,6 +102,31 @@ fn a_profile_that_is_well_rests_until_it_is_looked_at_again() {
     let rest = plan(&ready(), now());
     assert_eq!((rest.step, rest.requeue_after), (None, Some(Duration::from_mins(59))));
     assert_eq!(plan(&ready(), at(NOW + 3600)).step, Some(discover_as()));
+}
+
+#[test]
+fn what_asks_the_server_for_nothing_is_looked_at_once_an_hour_all_the_same() {
+    for credential in [Credential::NotRequired, Credential::BearerToken("t".into())] {
+        let mut given = observed(json!({"endpoints": {"token": "https://a/token", "registration": "https://a/reg"}}));
+        given.credential = Ok(credential);
+        given.finding.complete_at = Some(now());
+        for later in [0, 60, 3600, 86_400] {
+            let rest = plan(&given, at(NOW + later));
+            assert_eq!((rest.step, rest.requeue_after), (None, Some(RECHECK)), "{later} s later");
+        }
+    }
+}
+
+#[test]
+fn a_credential_that_may_not_be_read_is_told_in_the_words_of_the_api_server() {
+    let mut forbidden = ready();
+    let words = "secrets \"registrar\" is forbidden: User \"dcr-operator\" cannot get";
+    let source = crate::kubernetes::Error::Forbidden { what: "could not read Secret".into(), message: words.into() };
+    forbidden.credential = Err(Error::Kubernetes(source));
+    let rest = plan(&forbidden, now());
+    assert_eq!((rest.step, rest.stalled, rest.requeue_after), (None, false, Some(Duration::from_secs(10))));
+    assert_eq!(rest.credentials.reason, "KubernetesForbidden");
+    assert!(rest.credentials.message.contains(words), "{}", rest.credentials.message);
 }
 
 #[test]
@@ -261,6 +290,33 @@ fn a_suspended_profile_makes_no_call_and_says_so() {
     assert_eq!((plan.step.as_ref(), plan.requeue_after), (None, None));
     let status = status::status(&observed, &plan, now());
     assert_eq!(condition(&status.conditions, conditions::READY).unwrap().reason, "Suspended");
+
+    // One that was Ready stays that, for the spec that was looked at, with the endpoints of then.
+    let mut observed = ready();
+    observed.profile.status = Some(status::status(&observed, &plan_of(&observed), now()));
+    observed.profile.spec.suspend = true;
+    observed.profile.spec.issuer = Some("https://other".into());
+    observed.profile.metadata.generation = Some(2);
+    observed.finding = observe::Finding::default();
+    let status = status::status(&observed, &plan_of(&observed), now());
+    assert_eq!((status.observed_generation, status.issuer.as_deref()), (Some(2), Some("https://as")));
+    assert_eq!(status.registration_endpoint.as_deref(), Some("https://as/reg"));
+    let ready = condition(&status.conditions, conditions::READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.observed_generation), ("True", Some(1)));
+}
+
+#[test]
+fn what_a_server_says_anew_each_time_wakes_no_client() {
+    let digest = |message: &str, at: FailedStep| {
+        let mut failing = discovered();
+        failing.finding.failure = Some(Failure { message: message.into(), ..failure(at, true) });
+        failing.finding.metadata = (at == FailedStep::Token).then(metadata);
+        failing.profile.status = Some(status::status(&failing, &plan_of(&failing), now()));
+        crate::token_profile::digest(&failing.profile)
+    };
+    let one = digest("refused, trace 1", FailedStep::Token);
+    assert_eq!(one, digest("refused, trace 2", FailedStep::Token));
+    assert_ne!(one, digest("refused, trace 1", FailedStep::Discovery), "other endpoints");
 }
 
 #[test]
