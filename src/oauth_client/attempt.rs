@@ -50,15 +50,15 @@ impl Attempt {
     #[must_use]
     pub fn settled(client: &OAuthClient, now: Timestamp) -> Self {
         let ended = Ended { reason: SETTLED.into(), message: String::new(), refused_inputs: None };
+        Self { ended: Some(ended), ..Self::last_or_none(client, now) }
+    }
+
+    /// The last attempt; of an adopted client, which has had none, one that has not been made.
+    #[must_use]
+    pub fn last_or_none(client: &OAuthClient, now: Timestamp) -> Self {
         let uid = client.metadata.uid.clone().unwrap_or_default();
-        let last = Self::last(client).unwrap_or(Self {
-            id: String::new(),
-            started_at: now,
-            uid,
-            supersedes: None,
-            ended: None,
-        });
-        Self { ended: Some(ended), ..last }
+        let none = || Self { id: String::new(), started_at: now, uid, supersedes: None, ended: None };
+        Self::last(client).unwrap_or_else(none)
     }
 
     /// The last attempt of this very object, if it had one.

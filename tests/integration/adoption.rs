@@ -251,6 +251,30 @@ async fn a_client_is_adopted_with_its_own_token_from_wherever_the_profile_may_be
     assert_eq!(calls(&server, &by_hand)[0], tokens, "the management client has not been used");
 }
 
+#[tokio::test]
+async fn a_change_of_an_adopted_client_that_the_server_refuses_is_asked_for_once() {
+    let home = Home::without_operator("refused").await;
+    let (operator, (server, by_hand)) = (home.operator(&[]).await, managed_server().await);
+    home.profile(&server.url("")).await;
+    home.apply(&credentials(json!({"registration-access-token": text(&by_hand, "registration_access_token")}))).await;
+    let refusal = json!({"error": "invalid_client_metadata", "error_description": "not like this"});
+    let path = format!("/reg/{}", text(&by_hand, "client_id"));
+    server.answer("PUT", &path, Answer::json(400, &refusal));
+    home.apply(&adopting(&home, "shop", &by_hand)).await;
+    assert_says(
+        &home.until_condition(CLIENTS, "shop", ["InSync", "False", "UpdateRejected"]).await,
+        &["not like this"],
+    );
+    operator.terminate().await;
+    operator.restart().await;
+    // Another thing altogether.
+    home.patch(CLIENTS, "shop", json!({"spec": {"secret": {"labels": {"team": "shop"}}}})).await;
+    let is_observed = |client: &Value| client["status"]["observedGeneration"] == client["metadata"]["generation"];
+    let client = home.until("looked at", CLIENTS, "shop", is_observed).await;
+    assert_eq!(verdict(&client, "InSync"), "False UpdateRejected");
+    assert_eq!(server.requests_to("PUT", &path).len(), 1);
+}
+
 /// The registration Secret is lost. The management client can read the client, and is not told its secret.
 async fn without_its_secret(prefix: &str) -> (Home, FaultServer, String) {
     let (home, server) = (Home::new(prefix).await, FaultServer::start_registrar(Registrar::default()).await);

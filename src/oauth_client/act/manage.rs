@@ -58,8 +58,8 @@ pub async fn update(
         Err(Error::Server(error)) if error.outcome() == Outcome::NotRegistered => {
             if error.reason() != reasons::REGISTRATION_LOST {
                 retract(context, observed, &secret, &registration).await?;
-                let attempt = Attempt::last(&observed.client);
-                if let Some(attempt) = attempt.filter(|_| error.reason() == reasons::UPDATE_REJECTED) {
+                if error.reason() == reasons::UPDATE_REJECTED {
+                    let attempt = Attempt::last_or_none(&observed.client, now);
                     store::conclude(context, &observed.client, attempt, &error, observed.refusal_inputs()).await?;
                 }
             }
