@@ -468,6 +468,11 @@ pub struct TokenProfileStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_endpoint: Option<String>,
 
+    /// The token endpoint for those who show a certificate (RFC 8705 section 5), as the server's metadata tell it: the
+    /// operator's own with `authMethod: tls_client_auth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls_token_endpoint: Option<String>,
+
     /// The registration endpoint in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration_endpoint: Option<String>,

@@ -21,6 +21,9 @@ pub struct ServerMetadata {
     /// Where tokens are issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_endpoint: Option<String>,
+    /// The same for those who show a certificate, where that is another place (RFC 8705 section 5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls_token_endpoint: Option<String>,
     /// Where clients are registered; absent if the server does not say that it has registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration_endpoint: Option<String>,
@@ -117,15 +120,20 @@ fn well_known_places(issuer: &Url) -> Vec<Url> {
 }
 
 fn metadata(issuer: &str, document: &Map<String, Value>) -> ServerMetadata {
-    let url = |name| {
-        let text = document.get(name)?.as_str()?;
+    let checked = |value: &Value| {
+        let text = value.as_str()?;
         let scheme = Url::parse(text).ok()?.scheme().to_owned();
         let fits = text.len() <= MAX_URL_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
         (fits && matches!(scheme.as_str(), "https" | "http")).then(|| text.to_owned())
     };
+    let url = |name| document.get(name).and_then(checked);
     ServerMetadata {
         issuer: issuer.to_owned(),
         token_endpoint: url("token_endpoint"),
+        mtls_token_endpoint: document
+            .get("mtls_endpoint_aliases")
+            .and_then(|aliases| aliases.get("token_endpoint"))
+            .and_then(checked),
         registration_endpoint: url("registration_endpoint"),
         authorization_endpoint: url("authorization_endpoint"),
         jwks_uri: url("jwks_uri"),
@@ -172,6 +180,11 @@ mod tests {
         });
         let found = metadata("https://x", document.as_object().unwrap());
         assert_eq!(serde_json::to_value(found).unwrap(), json!({"issuer": "https://x"}));
+        let document = json!({"mtls_endpoint_aliases": {"token_endpoint": "https://mtls.x/t"}, "issuer": "https://x"});
+        let found = metadata("https://x", document.as_object().unwrap());
+        assert_eq!(found.mtls_token_endpoint.as_deref(), Some("https://mtls.x/t"));
+        let document = json!({"mtls_endpoint_aliases": "https://mtls.x/t"});
+        assert_eq!(metadata("https://x", document.as_object().unwrap()).mtls_token_endpoint, None);
         let document = json!({"token_endpoint": "https://x/\u{202e}t", "jwks_uri": "https://x/ü"});
         assert_eq!(metadata("https://x", document.as_object().unwrap()).token_endpoint, None);
     }

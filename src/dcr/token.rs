@@ -42,6 +42,14 @@ pub struct ClientCredentials {
     pub parameters: BTreeMap<String, String>,
 }
 
+impl ClientCredentials {
+    /// Whether it authenticates by the certificate that it shows (RFC 8705).
+    #[must_use]
+    pub fn shows_certificate(&self) -> bool {
+        matches!(self.authentication, ClientAuthentication::TlsClientAuth)
+    }
+}
+
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client_id, authentication, scope, parameters } = self;

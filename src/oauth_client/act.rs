@@ -309,8 +309,12 @@ fn registration_endpoint(profile: &TokenProfile) -> Result<&str, Error> {
     endpoint.ok_or(Error::Inconsistent("the profile has no registration endpoint"))
 }
 
-fn token_endpoint(profile: &TokenProfile) -> Result<&str, Error> {
-    let endpoint = profile.status.as_ref().and_then(|status| status.token_endpoint.as_deref());
+/// Where the platform team's client obtains tokens.
+fn token_endpoint<'a>(profile: &'a TokenProfile, client: &dcr::ClientCredentials) -> Result<&'a str, Error> {
+    let endpoint = profile.status.as_ref().and_then(|status| {
+        let by_certificate = status.mtls_token_endpoint.as_deref().filter(|_| client.shows_certificate());
+        by_certificate.or(status.token_endpoint.as_deref())
+    });
     endpoint.ok_or(Error::Inconsistent("the profile has no token endpoint"))
 }
 

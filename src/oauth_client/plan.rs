@@ -285,6 +285,7 @@ pub fn server_metadata(profile: &TokenProfile) -> Option<ServerMetadata> {
     Some(ServerMetadata {
         issuer: status.issuer.unwrap_or_default(),
         token_endpoint: status.token_endpoint,
+        mtls_token_endpoint: status.mtls_token_endpoint,
         registration_endpoint: status.registration_endpoint,
         authorization_endpoint: status.authorization_endpoint,
         jwks_uri: status.jwks_uri,

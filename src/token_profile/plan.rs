@@ -46,6 +46,7 @@ pub struct Plan {
 pub struct Resolved {
     pub issuer: Option<String>,
     pub token: Option<String>,
+    pub mtls_token: Option<String>,
     pub registration: Option<String>,
     pub authorization: Option<String>,
     pub jwks: Option<String>,
@@ -77,6 +78,7 @@ impl Resolved {
                 Some("spec.endpoints.token"),
                 given.is_some_and(|given| given.token.is_some()),
             ),
+            (&self.mtls_token, "mtls_endpoint_aliases.token_endpoint", Some("spec.endpoints.token"), false),
             (&self.authorization, "authorization_endpoint", None, false),
             (&self.jwks, "jwks_uri", None, false),
             (&self.userinfo, "userinfo_endpoint", None, false),
@@ -199,7 +201,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             Finding::yes(reasons::TOKEN_OBTAINED, "the token of the Secret is used as it is")
         }
         Credential::ClientCredentials(client) => {
-            let Some(token_endpoint) = plan.endpoints.token.clone() else {
+            let by_certificate = plan.endpoints.mtls_token.clone().filter(|_| client.shows_certificate());
+            let Some(token_endpoint) = by_certificate.or_else(|| plan.endpoints.token.clone()) else {
                 plan.credentials = Finding::no(
                     reasons::DISCOVERY_FAILED,
                     "the server's metadata have no token_endpoint: set spec.endpoints.token",
@@ -263,6 +266,7 @@ fn resolve(observed: &Observed) -> Resolved {
     let known = known.map_or_else(Resolved::default, |metadata| Resolved {
         issuer: Some(metadata.issuer),
         token: metadata.token_endpoint,
+        mtls_token: metadata.mtls_token_endpoint,
         registration: metadata.registration_endpoint,
         authorization: metadata.authorization_endpoint,
         jwks: metadata.jwks_uri,
@@ -270,6 +274,8 @@ fn resolve(observed: &Observed) -> Resolved {
     });
     Resolved {
         issuer: spec.issuer.clone(),
+        // One that is given is meant for the operator too.
+        mtls_token: pick(known.mtls_token, last.mtls_token_endpoint).filter(|_| given.token.is_none()),
         token: given.token.or_else(|| pick(known.token, last.token_endpoint)),
         registration: given.registration.or_else(|| pick(known.registration, last.registration_endpoint)),
         authorization: pick(known.authorization, last.authorization_endpoint),

@@ -50,6 +50,7 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileS
         observed_generation: generation,
         issuer: endpoints.issuer,
         token_endpoint: endpoints.token,
+        mtls_token_endpoint: endpoints.mtls_token,
         registration_endpoint: endpoints.registration,
         authorization_endpoint: endpoints.authorization,
         jwks_uri: endpoints.jwks,

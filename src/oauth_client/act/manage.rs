@@ -297,7 +297,7 @@ pub async fn token_for(
         Access::PreviousToken => Ok(previous_token.cloned()),
         Access::Manager => {
             let Some(manager) = context.connections.management_client(profile).await? else { return Ok(None) };
-            let endpoint = token_endpoint(profile)?;
+            let endpoint = token_endpoint(profile, &manager)?;
             let token = timed(context, "token", server.access_token(endpoint, &manager)).await?;
             Ok(Some(token.token))
         }

@@ -227,7 +227,7 @@ async fn initial_access_token(
             if let Some(kept) = context.connections.kept_token(profile, &credential) {
                 return Ok(Some(kept));
             }
-            let endpoint = token_endpoint(profile)?;
+            let endpoint = token_endpoint(profile, client)?;
             let token = timed(context, "token", server.access_token(endpoint, client)).await?;
             context.connections.keep_token(profile, &credential, &token);
             Ok(Some(token.token))

@@ -130,6 +130,28 @@ fn a_credential_that_may_not_be_read_is_told_in_the_words_of_the_api_server() {
 }
 
 #[test]
+fn a_certificate_is_shown_where_the_server_asks_for_it() {
+    let obtained_at = |authentication, spec| {
+        let mut observed = observed(spec);
+        observed.finding.metadata =
+            Some(ServerMetadata { mtls_token_endpoint: Some("https://mtls.as/token".into()), ..metadata() });
+        let Ok(Credential::ClientCredentials(client)) = &mut observed.credential else { panic!() };
+        client.authentication = authentication;
+        let plan = plan_of(&observed);
+        assert_eq!(plan.endpoints.token.as_deref().map(|token| token.contains("mtls")), Some(false));
+        let Some(Step::ObtainToken { token_endpoint }) = plan.step else { panic!("{:?}", plan.step) };
+        token_endpoint
+    };
+    let (certificate, secret) =
+        (dcr::ClientAuthentication::TlsClientAuth, dcr::ClientAuthentication::ClientSecretBasic("s".into()));
+    let found = json!({"issuer": "https://as"});
+    assert_eq!(obtained_at(certificate.clone(), found.clone()), "https://mtls.as/token");
+    assert_eq!(obtained_at(secret, found), "https://as/token");
+    let given = json!({"issuer": "https://as", "endpoints": {"token": "https://as/given"}});
+    assert_eq!(obtained_at(certificate, given), "https://as/given");
+}
+
+#[test]
 fn given_endpoints_need_no_discovery_and_win_over_it() {
     let mut given = observed(json!({"endpoints": {"token": "https://a/token", "registration": "https://a/reg"}}));
     assert_eq!(plan(&given, now()).step, Some(Step::ObtainToken { token_endpoint: "https://a/token".into() }));
