@@ -74,7 +74,7 @@ pub async fn run(args: RunArgs) -> ExitCode {
     let client = match kubernetes::connect(metrics.clone()).await {
         Ok(client) => client,
         Err(error) => {
-            tracing::error!(%error, "no cluster: set KUBECONFIG, or run in a pod with a ServiceAccount");
+            tracing::error!("{error}. Set KUBECONFIG, or run in a pod with a ServiceAccount");
             return ExitCode::from(MISCONFIGURED);
         }
     };

@@ -24,6 +24,7 @@ pub use schema::reserved_members;
     derive = "Default",
     doc = "What may be registered through the TokenProfiles of the policy's own namespace. All policies that apply must allow a client; an absent field restricts nothing, an empty list allows nothing. Belongs to the platform team.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "Profile", type_ = "string", json_path = ".spec.profileRef.name"),
     printcolumn(name = "Enforcement", type_ = "string", json_path = ".spec.enforcement"),
     printcolumn(name = "Matching", type_ = "integer", json_path = ".status.clients.matching"),
@@ -149,7 +150,7 @@ pub enum Enforcement {
     Audit,
 }
 
-/// See [`DcrPolicySpec::registration_modes`].
+/// A way to register a client.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RegistrationMode {
     NonTemplatized,

@@ -31,7 +31,8 @@ use super::{client_metadata::ClientMetadata, schema, token_profile::SecretRef};
     printcolumn(name = "Client ID", type_ = "string", json_path = ".status.clientId"),
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.binding.name"),
     printcolumn(name = "Profile", type_ = "string", json_path = ".spec.profileRef.name", priority = 1),
-    printcolumn(name = "Expires", type_ = "date", json_path = ".status.clientSecretExpiresAt", priority = 1),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.clientSecretExpiresAt", priority = 1),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must have at most 63 characters: it becomes a label value"),
@@ -288,7 +289,7 @@ fn default_overlap() -> Duration {
     std::time::Duration::from_hours(24).into()
 }
 
-/// See [`Replacement::when`].
+/// A case in which a new client may take the place of the old one.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplacementReason {
     UpdateUnsupported,

@@ -121,6 +121,16 @@ mod tests {
     }
 
     #[test]
+    fn no_description_has_a_link_that_only_rustdoc_follows() {
+        for part in ["spec", "status"] {
+            each_field(part, |path, schema| {
+                let description = schema.description.as_deref().unwrap_or_default();
+                assert!(!description.contains("[`"), "{path}: {description}");
+            });
+        }
+    }
+
+    #[test]
     fn every_list_and_text_that_people_write_is_bounded() {
         each_field("spec", |path, schema| {
             if path.contains("elector") {

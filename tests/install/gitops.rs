@@ -118,6 +118,15 @@ fn the_health_check_survives_objects_that_are_not_complete() {
     }
 }
 
+/// On any cluster: the image has a registry, and nothing is of a kind that another operator brings.
+fn assert_pulls_and_needs_no_crds_of_others(rendered: &[Value]) {
+    let deployment = rendered.iter().find(|object| object["kind"] == "Deployment").expect("a Deployment");
+    let image = deployment["spec"]["template"]["spec"]["containers"][0]["image"].as_str().expect("an image");
+    assert!(image.starts_with("registry.example.com/"), "{image}");
+    let others = rendered.iter().filter(|object| object["apiVersion"].as_str().unwrap().starts_with("monitoring."));
+    assert_eq!(others.count(), 0, "{rendered:?}");
+}
+
 #[test]
 fn the_examples_install_the_chart_with_values_that_it_has() {
     let read = |path: &str| fs::read_to_string(repository(path)).expect("an example");
@@ -126,12 +135,17 @@ fn the_examples_install_the_chart_with_values_that_it_has() {
     assert!(repository(release["spec"]["chart"]["spec"]["chart"].as_str().expect("a path")).is_dir());
     let values = release["spec"]["values"].to_string();
     let rendered = Helm::offline().template("dcr-operator", "dcr-operator", &values);
-    assert!(rendered.iter().any(|object| object["kind"] == "PodMonitor"), "{values}");
+    assert_pulls_and_needs_no_crds_of_others(&rendered);
     let waiting = flux.iter().filter(|object| object["kind"] == "Kustomization");
     assert!(waiting.clone().count() == 2 && waiting.clone().all(|object| object["spec"]["wait"] == true));
+    // The CRDs come with the HelmRelease, on which a Kustomization can't wait.
+    let first = waiting.clone().find(|object| object["spec"]["dependsOn"].is_null()).expect("the first");
+    assert_eq!(first["spec"]["retryInterval"], "1m");
 
     let argocd = manifests(&read("deploy/argocd/application.yaml"));
     assert!(repository(argocd[0]["spec"]["source"]["path"].as_str().expect("a path")).is_dir());
+    let values = argocd[0]["spec"]["source"]["helm"]["valuesObject"].to_string();
+    assert_pulls_and_needs_no_crds_of_others(&Helm::offline().template("dcr-operator", "dcr-operator", &values));
     let version = format!("v{}", env!("CARGO_PKG_VERSION"));
     assert_eq!(argocd[0]["spec"]["source"]["targetRevision"], version);
     assert_eq!(flux[0]["spec"]["ref"]["tag"], version);

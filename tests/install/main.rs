@@ -19,6 +19,7 @@ mod gitops;
 mod image;
 mod kubectl;
 mod observability;
+mod reasons;
 mod release;
 mod schemas;
 mod tools;

@@ -11,6 +11,7 @@ use crate::{
         control_plane::{ControlPlane, ControlPlaneOptions},
         operator::{Operator, OperatorOptions},
         process::{Folder, wait_until},
+        repository,
     },
     tools::{Helm, chart, id},
 };
@@ -162,7 +163,22 @@ async fn a_release_is_installed_upgraded_rolled_back_and_uninstalled_and_the_cli
     home.until_gone(CLIENTS, "bank").await;
     assert_eq!(home.registered(server, "bank").await.len(), 1, "Retain");
 
-    // Nothing but the namespace stays without `keep`.
+    // Nothing but the namespace stays without `keep`, if the DcrPolicies go first, as docs/install.md says.
+    home.apply(&policy("web", &json!({}))).await;
+    let bindings = async || {
+        let found = read(plane, "operators", &["validatingadmissionpolicybindings"]).await;
+        found["items"].as_array().expect("a list").len()
+    };
+    wait_until("the policy is bound", WAIT, async || bindings().await == 1).await;
+    let page = fs::read_to_string(repository("docs/install.md")).expect("the page");
+    let commands: Vec<&str> =
+        page.lines().filter(|line| line.starts_with("kubectl ") && line.contains("polic")).collect();
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    for command in &commands[..2] {
+        let output = plane.shell().args(["-c", command]).output().await.expect("bash starts");
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    assert_eq!(bindings().await, 0);
     assert!(operator.terminate().await.success());
     helm.ok(&["uninstall", "dcr-operator", "--namespace", "operators"], "");
     wait_until("the CRDs are gone", WAIT, async || {

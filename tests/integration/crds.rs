@@ -275,6 +275,41 @@ async fn what_nobody_has_looked_at_is_in_progress() {
 }
 
 #[tokio::test]
+async fn the_columns_show_when_a_secret_ends_what_is_suspended_and_why_a_policy_is_not_ready() {
+    let home = Home::without_operator("columns").await;
+    let suspended = |mut object: Value| {
+        object["spec"]["suspend"] = json!(true);
+        object
+    };
+    home.apply(&suspended(home.oauth_client("shop"))).await;
+    home.apply(&suspended(profile("https://login.example.com"))).await;
+    home.apply(&policy("web", &json!({}))).await;
+    let ready = json!({
+        "type": "Ready", "status": "False", "reason": "Contradictory", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    for (plural, name, status) in [
+        (CLIENTS, "shop", json!({"clientSecretExpiresAt": "2099-01-02T03:04:05Z"})),
+        (POLICIES, "web", json!({"conditions": [ready]})),
+    ] {
+        let patch = json!({"status": status}).to_string();
+        let args = ["patch", plural, name, "--subresource=status", "--type=merge", "--patch", &patch];
+        home.plane.kubectl_ok(&[&args[..], &["--namespace", &home.name]].concat(), None).await;
+    }
+    let column = async |plural: &str, title: &str| {
+        let args = ["get", plural, "--output", "wide", "--namespace", &home.name];
+        let table = home.plane.kubectl_ok(&args, None).await;
+        let (head, row) = table.trim_end().split_once('\n').unwrap();
+        let at = head.find(title).unwrap_or_else(|| panic!("no {title}: {table}"));
+        row[at..].split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(column(CLIENTS, "EXPIRES").await, "2099-01-02T03:04:05Z");
+    assert_eq!(column(CLIENTS, "SUSPENDED").await, "true");
+    assert_eq!(column(PROFILES, "SUSPENDED").await, "true");
+    assert_eq!(column(POLICIES, "REASON").await, "Contradictory");
+}
+
+#[tokio::test]
 async fn the_crds_are_structural_and_explain_themselves() {
     let plane = ControlPlane::shared();
     for plural in [CLIENTS, PROFILES, POLICIES] {

@@ -71,15 +71,19 @@ async fn a_namespace_is_allowed_by_its_labels_once_it_has_them() {
 }
 
 #[tokio::test]
-async fn a_suspended_profile_is_waited_for() {
+async fn a_suspended_profile_is_waited_for_but_not_by_deletions() {
     let (home, server) = (Home::new("suspended").await, AuthorizationServer::shared());
     home.profile(server.issuer()).await;
+    home.register("former").await;
     home.patch(PROFILES, PROFILE, json!({"spec": {"suspend": true}})).await;
     let seen = home.until("seen", PROFILES, PROFILE, |profile| profile["status"]["observedGeneration"] == 2).await;
     assert_eq!(verdict(&seen, "Ready"), "True Ready", "a suspended object keeps its conditions");
     home.apply(&home.oauth_client("shop")).await;
     let message = home.until_condition(CLIENTS, "shop", ["Accepted", "Unknown", "ProfileNotReady"]).await;
     assert_says(&message, &[PROFILE, "suspended"]);
+    home.delete(CLIENTS, "former").await;
+    home.until_gone(CLIENTS, "former").await;
+    assert!(home.registered(server, "former").await.is_empty());
     home.patch(PROFILES, PROFILE, json!({"spec": {"suspend": false}})).await;
     home.until_ready("shop").await;
 }
