@@ -65,6 +65,12 @@ async fn the_page_of_metrics_is_the_endpoint() {
         "spec": {"allowedScopes": ["openid", "email"]},
     }))
     .await;
+    home.apply(&json!({
+        "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy", "metadata": {"name": "closed"},
+        "spec": {"profileRef": {"name": "none"}, "registrationModes": []},
+    }))
+    .await;
+    home.until_condition(POLICIES, "closed", ["Ready", "False", "Contradictory"]).await;
     home.register("shop").await;
     let mut lost = home.oauth_client("lost");
     lost["spec"]["profileRef"] = json!({"name": "chosen-by-anybody"});
@@ -103,6 +109,8 @@ async fn the_page_of_metrics_is_the_endpoint() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");
     }
+    let stalled = "dcr_operator_reconciles_total{kind=\"DcrPolicy\",outcome=\"Stalled\",reason=\"Contradictory\"}";
+    assert!(page.contains(stalled), "{stalled} is not in:\n{page}");
     for kind in ["OAuthClient", "TokenProfile", "DcrPolicy"] {
         for name in ["reconciles_under_way", "reconcile_duration_seconds_count"] {
             assert!(page.contains(&format!("dcr_operator_{name}{{kind=\"{kind}\"}}")), "{name} of {kind} in:\n{page}");
