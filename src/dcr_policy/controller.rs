@@ -16,9 +16,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::status::{self, Surroundings};
 use crate::{
-    api::DcrPolicy,
+    api::{DcrPolicy, conditions},
     context::Context,
-    kubernetes::{self, Key, Watched},
+    kubernetes::{self, Key, Watched, condition},
     ops::Outcome,
     policy,
 };
@@ -56,7 +56,11 @@ async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Actio
         context.metrics.reconciled("DcrPolicy", Outcome::Retrying, error.reason());
         return Ok(Action::requeue(Duration::from_secs(5)));
     }
-    context.metrics.reconciled("DcrPolicy", Outcome::Done, "Ready");
+    if let Some(ready) = condition(&status.conditions, conditions::READY) {
+        // One that is not ready contradicts itself: only a change of the spec can help.
+        let outcome = if ready.status == "True" { Outcome::Done } else { Outcome::Stalled };
+        context.metrics.reconciled("DcrPolicy", outcome, &ready.reason);
+    }
     Ok(Action::await_change())
 }
 

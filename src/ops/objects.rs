@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::OnceLock,
+    time::Instant,
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
@@ -18,7 +19,7 @@ use prometheus_client::{
 use crate::{
     api::{DcrPolicy, OAuthClient, TokenProfile, conditions},
     kubernetes::{Cache, condition},
-    token_profile::Circuits,
+    token_profile::{Circuits, is_ready},
 };
 
 /// The conditions by which clients are counted.
@@ -100,11 +101,10 @@ struct Profile {
 impl Profile {
     fn of(profile: &TokenProfile, circuits: &Circuits) -> Self {
         let status = profile.status.as_ref();
-        let ready = status.and_then(|status| condition(&status.conditions, conditions::READY));
         Self {
             name: [profile.namespace().unwrap_or_default(), profile.name_any()],
-            ready: ready.is_some_and(|ready| ready.status == "True"),
-            circuit_open: profile.uid().is_some_and(|uid| circuits.is_open(&uid)),
+            ready: is_ready(profile),
+            circuit_open: profile.uid().is_some_and(|uid| circuits.is_open(&uid, Instant::now())),
             observed: is_observed(&profile.metadata, status.and_then(|status| status.observed_generation)),
             token_expires: status.and_then(|status| seconds(status.initial_access_token_expires_at.as_ref())),
         }
@@ -255,5 +255,29 @@ impl Collector for Objects {
         token_expiry.encode(&mut encoder)?;
         judged.encode(&mut encoder)?;
         backlog.encode(&mut encoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_profile_that_is_suspended_is_not_one_with_which_clients_can_be_registered() {
+        for (suspend, expected) in [(false, true), (true, false)] {
+            // A suspended profile keeps its conditions.
+            let profile: TokenProfile = serde_json::from_value(json!({
+                "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "TokenProfile",
+                "metadata": {"name": "token-service", "namespace": "identity", "generation": 2},
+                "spec": {"issuer": "https://login.example.com", "suspend": suspend},
+                "status": {"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "True",
+                    "reason": "Ready", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+                    "observedGeneration": 2}]},
+            }))
+            .unwrap();
+            assert_eq!(Profile::of(&profile, &Circuits::default()).ready, expected, "suspend: {suspend}");
+        }
     }
 }

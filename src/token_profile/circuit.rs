@@ -16,6 +16,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 const PROBE_CHECK: Duration = Duration::from_secs(2);
 /// A probe whose end nobody has told is given up after this time.
 const LONGEST_PROBE: Duration = Duration::from_mins(3);
+/// If nobody has called for so long after the pause, nobody needs the server, and whether it is down is not known.
+const LONGEST_SILENCE: Duration = Duration::from_mins(5);
 
 /// Circuits by the uid of the profile.
 #[derive(Clone, Debug, Default)]
@@ -92,11 +94,12 @@ impl Circuits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| uids.contains(uid));
     }
 
-    /// Whether calls are held back.
+    /// Whether calls are held back, as far as is known.
     #[must_use]
-    pub fn is_open(&self, uid: &str) -> bool {
+    pub fn is_open(&self, uid: &str, now: Instant) -> bool {
         let circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        circuits.get(uid).is_some_and(|circuit| circuit.open_until.is_some())
+        let open_until = circuits.get(uid).and_then(|circuit| circuit.open_until);
+        open_until.is_some_and(|until| now < until + LONGEST_SILENCE)
     }
 }
 
@@ -124,6 +127,10 @@ mod tests {
             self.0.note("p", heard, self.at(at));
         }
 
+        fn is_open(&self, at: u64) -> bool {
+            self.0.is_open("p", self.at(at))
+        }
+
         /// Seconds to wait.
         fn enter(&self, at: u64) -> Result<(), u64> {
             self.0.enter("p", self.at(at)).map_err(|pause| pause.as_secs())
@@ -138,7 +145,7 @@ mod tests {
         for _ in 1..MOST_FAILURES {
             clock.note(Heard::Outage, 0);
         }
-        assert!(!clock.0.is_open("p"), "failures count in a row");
+        assert!(!clock.is_open(0), "failures count in a row");
     }
 
     #[test]
@@ -152,18 +159,18 @@ mod tests {
         assert_eq!(clock.enter(7), Err(9), "twice the pause");
         assert_eq!(clock.enter(16), Ok(()));
         clock.note(Heard::Answer, 17);
-        assert_eq!((clock.enter(17), clock.0.is_open("p")), (Ok(()), false));
+        assert_eq!((clock.enter(17), clock.is_open(17)), (Ok(()), false));
     }
 
     #[test]
     fn what_says_nothing_of_the_server_changes_nothing_but_the_turn() {
         let clock = Clock::broken(MOST_FAILURES - 1);
         clock.note(Heard::NoWord, 0);
-        assert!(!clock.0.is_open("p"));
+        assert!(!clock.is_open(0));
         clock.note(Heard::Outage, 0);
         assert_eq!(clock.enter(5), Ok(()));
         clock.note(Heard::NoWord, 6);
-        assert!(clock.0.is_open("p"));
+        assert!(clock.is_open(6));
         assert_eq!(clock.enter(6), Ok(()), "the next one is the probe");
         assert_eq!(clock.enter(6), Err(2));
     }
@@ -175,5 +182,15 @@ mod tests {
         assert_eq!(clock.enter(20), Ok(()));
         assert_eq!(clock.enter(199), Err(2));
         assert_eq!(clock.enter(200), Ok(()));
+    }
+
+    #[test]
+    fn a_server_that_nobody_needs_any_more_is_not_said_to_be_down_for_ever() {
+        let clock = Clock::broken(MOST_FAILURES);
+        assert!(clock.is_open(5 + 299));
+        assert!(!clock.is_open(5 + 300));
+        assert_eq!((clock.enter(400), clock.enter(400)), (Ok(()), Err(2)), "one goes to see, all the same");
+        clock.note(Heard::Outage, 401);
+        assert!(clock.is_open(402));
     }
 }

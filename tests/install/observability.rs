@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     fixtures::*,
     support::{authorization_server::AuthorizationServer, process::Folder, repository},
-    tools::{manifests, run, tool},
+    tools::{Helm, manifests, run, tool},
 };
 
 fn read(path: &str) -> String {
@@ -65,6 +65,12 @@ async fn the_page_of_metrics_is_the_endpoint() {
         "spec": {"allowedScopes": ["openid", "email"]},
     }))
     .await;
+    home.apply(&json!({
+        "apiVersion": "dcr-operator.dev/v1alpha1", "kind": "DcrPolicy", "metadata": {"name": "closed"},
+        "spec": {"profileRef": {"name": "none"}, "registrationModes": []},
+    }))
+    .await;
+    home.until_condition(POLICIES, "closed", ["Ready", "False", "Contradictory"]).await;
     home.register("shop").await;
     let mut lost = home.oauth_client("lost");
     lost["spec"]["profileRef"] = json!({"name": "chosen-by-anybody"});
@@ -103,6 +109,8 @@ async fn the_page_of_metrics_is_the_endpoint() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");
     }
+    let stalled = "dcr_operator_reconciles_total{kind=\"DcrPolicy\",outcome=\"Stalled\",reason=\"Contradictory\"}";
+    assert!(page.contains(stalled), "{stalled} is not in:\n{page}");
     for kind in ["OAuthClient", "TokenProfile", "DcrPolicy"] {
         for name in ["reconciles_under_way", "reconcile_duration_seconds_count"] {
             assert!(page.contains(&format!("dcr_operator_{name}{{kind=\"{kind}\"}}")), "{name} of {kind} in:\n{page}");
@@ -162,19 +170,86 @@ fn the_dashboard_asks_for_metrics_that_there_are_and_shows_them_all() {
     run(promtool, "").unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Runs promtool's unit tests of this content, beside the rules of this file.
+fn promtool_tests(rules: &Value, tests: &str) {
+    let folder = Folder::new("promtool");
+    folder.write("rules.yaml", rules.to_string());
+    let mut promtool = tool("promtool");
+    promtool.args(["test", "rules"]).arg(folder.write("tests.yaml", tests));
+    run(promtool, "").unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_table_of_the_dashboard_has_a_row_for_each_thing_that_ends() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/components/monitoring/dashboard.json")).expect("JSON");
+    let tables = dashboard["panels"].as_array().expect("panels").iter().filter(|panel| panel["type"] == "table");
+    let mut ends = None;
+    for table in tables {
+        let title = table["title"].as_str().expect("a title");
+        let targets = table["targets"].as_array().expect("targets");
+        assert_eq!(targets.len(), 1, "{title}: Grafana shows one frame at a time");
+        ends = ends.or_else(|| title.starts_with("What ends").then(|| targets[0]["expr"].clone()));
+    }
+    let profile = "profile_namespace=\"identity\",profile=\"token-service\"";
+    let series = |name: &str, value: i64| {
+        let name = format!("dcr_operator_{name}_timestamp_seconds");
+        json!({"series": format!("{name}{{{profile},pod=\"a\"}}"), "values": format!("{value}x20")})
+    };
+    let row = |what: &str, value: i64| json!({"labels": format!("{{{profile},what=\"{what}\"}}"), "value": value});
+    let test = json!({
+        "interval": "1m",
+        "input_series": [
+            series("client_secret_expiry", 1600), series("initial_access_token_expiry", 2600),
+            series("registration_access_token_expiry", 3600), series("oldest_deletion", 100),
+        ],
+        "promql_expr_test": [{"expr": ends.expect("a table of what ends"), "eval_time": "10m", "exp_samples": [
+            row("client secret, until it ends", 1000), row("initial access token, until it ends", 2000),
+            row("registration access token, until it ends", 3000), row("deletion, since it was asked for", 500),
+        ]}],
+    });
+    let tests = json!({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test]});
+    promtool_tests(&json!({"groups": []}), &tests.to_string());
+}
+
+#[test]
+fn the_alerts_of_a_release_are_about_its_own_namespace() {
+    let values = "metrics: {prometheusRule: {enabled: true}}";
+    let objects = Helm::offline().template("dcr-operator", "operators", values);
+    let rule = objects.into_iter().find(|object| object["kind"] == "PrometheusRule").expect("a PrometheusRule");
+    let alerts: Vec<&Value> =
+        rule.pointer("/spec/groups/0/rules").and_then(Value::as_array).expect("rules").iter().collect();
+    for alert in &alerts {
+        let expression = alert["expr"].as_str().expect("an expression");
+        let selectors = expression.matches("dcr_operator_").count();
+        assert_eq!(expression.matches("{namespace=\"operators\"").count(), selectors, "{expression}");
+    }
+    let leader = |namespace: &str, values: &str| json!({"series": format!("dcr_operator_leader{{namespace=\"{namespace}\"}}"), "values": values});
+    let absent = alerts.iter().find(|alert| alert["alert"] == "DcrOperatorAbsent").expect("an alert");
+    let fires = json!([{
+        "exp_labels": {"severity": "critical", "namespace": "operators"}, "exp_annotations": absent["annotations"],
+    }]);
+    let test = |series: Value, expected: &Value| {
+        json!({"interval": "1m", "input_series": [series], "alert_rule_test": [
+            {"eval_time": "30m", "alertname": "DcrOperatorAbsent", "exp_alerts": expected},
+        ]})
+    };
+    let tests = json!({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [
+        test(leader("operators", "1x40"), &json!([])),
+        test(leader("others", "1x40"), &fires),
+    ]});
+    promtool_tests(&rule["spec"], &tests.to_string());
+}
+
 #[test]
 fn the_alerts_fire_when_they_should_and_not_before() {
     let rule = &manifests(&read("deploy/components/monitoring/prometheusrule.yaml"))[0];
     let folder = Folder::new("alerts");
     let rules = folder.write("rules.yaml", rule["spec"].to_string());
-    folder.write("alerts_test.yaml", read("tests/install/alerts_test.yaml"));
     let mut promtool = tool("promtool");
     promtool.args(["check", "rules", "--lint=all", "--lint-fatal"]).arg(&rules);
     run(promtool, "").unwrap_or_else(|error| panic!("{error}"));
-    let mut promtool = tool("promtool");
-    promtool.args(["test", "rules"]).arg(folder.join("alerts_test.yaml"));
-    run(promtool, "").unwrap_or_else(|error| panic!("{error}"));
     let tests = read("tests/install/alerts_test.yaml");
+    promtool_tests(&rule["spec"], &tests);
     for alert in alerts() {
         let name = alert["alert"].as_str().expect("a name");
         assert!(tests.contains(&format!("alertname: {name}\n")), "{name} has no test");
