@@ -143,17 +143,9 @@ pub fn status(observed: &Observed, plan: &Plan, failure: Option<&Failure>, now: 
     // What is refused for good is handled; what is tried again is not yet.
     let is_tried_again = failure.is_some_and(|failure| !failure.stalled)
         || observed.not_before.is_some_and(|not_before| not_before > now && not_before != Timestamp::MAX);
-    let mut conditions = merge(&old.conditions, findings, generation, now);
-    if suspended {
-        // What stays as it was is about the generation that was looked at.
-        for kept in &mut conditions {
-            let before = condition(&old.conditions, &kept.type_).filter(|before| before.reason == kept.reason);
-            kept.observed_generation = before.map_or(generation, |before| before.observed_generation);
-        }
-    }
     let mut status = OAuthClientStatus {
         observed_generation: generation,
-        conditions,
+        conditions: merge(&old.conditions, findings, generation, now),
         last_handled_reconcile_at: if suspended || is_tried_again {
             old.last_handled_reconcile_at.clone()
         } else {

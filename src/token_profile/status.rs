@@ -18,15 +18,12 @@ pub fn status(observed: &Observed, plan: &Plan, now: Timestamp) -> TokenProfileS
     let types = [conditions::READY, conditions::DISCOVERY_RESOLVED, conditions::CREDENTIALS_VALID];
     if profile.spec.suspend {
         let unseen = || Finding::unknown(reasons::SUSPENDED, "the profile is suspended (spec.suspend)");
-        let conditions = types.map(|type_| {
-            // As it was, for the generation that was looked at.
-            let kept = condition(&old.conditions, type_).cloned();
-            kept.map_or_else(|| merge(&[], vec![(type_, unseen())], generation, now), |kept| vec![kept])
-        });
+        let kept = |type_| (type_, condition(&old.conditions, type_).map_or_else(unseen, Finding::of));
+        // As it was, whatever the spec has come to say.
         return TokenProfileStatus {
             observed_generation: generation,
             clients: Some(observed.clients),
-            conditions: conditions.concat(),
+            conditions: merge(&old.conditions, types.map(kept).into(), generation, now),
             ..old
         };
     }

@@ -288,17 +288,6 @@ fn a_suspended_client_is_left_as_it_is_and_can_be_deleted() {
 }
 
 #[test]
-fn a_suspended_client_is_ready_for_the_spec_that_was_looked_at() {
-    let mut observed = settled(registered());
-    observed.client.metadata.generation = Some(2);
-    observed.client.spec.suspend = true;
-    let status = settled(observed).client.status.unwrap();
-    assert_eq!(status.observed_generation, Some(2));
-    let ready = condition(&status.conditions, conditions::READY).unwrap();
-    assert_eq!((ready.status.as_str(), ready.observed_generation), ("True", Some(1)));
-}
-
-#[test]
 fn a_registration_that_the_server_does_not_know_any_more_stays_lost() {
     let mut observed = registered();
     observed.client.spec.client_metadata.as_mut().unwrap().client_name = None;
