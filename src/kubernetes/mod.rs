@@ -18,7 +18,7 @@ pub use backoff::Backoff;
 pub use cache::Cache;
 pub use client::connect;
 pub use conditions::{ConditionStatus, Finding, condition, merge};
-pub use error::Error;
+pub use error::{Error, words};
 pub use events::{Events, transitions};
 pub use schema::{missing_fields, missing_kinds};
 pub use secret_data::SecretData;

@@ -24,6 +24,12 @@ pub const LONGEST_MESSAGE: usize = 16 * 1024;
 pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>) -> Finding {
     let name = observed.profile_name();
     let Some(profile) = &observed.profile else {
+        if !observed.profile_is_watched {
+            return Finding::no(
+                reasons::PROFILE_NOT_FOUND,
+                format!("TokenProfile {name} can't be seen: the operator does not watch its namespace (--namespaces)"),
+            );
+        }
         return Finding::no(reasons::PROFILE_NOT_FOUND, format!("TokenProfile {name} does not exist"));
     };
     if !observed.namespace_is_seen {
