@@ -258,8 +258,7 @@ async fn control(
         },
     );
     let policies_changed = Arc::new(Notify::new());
-    let own_namespaces = context.settings.namespaces.clone();
-    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), own_namespaces, Arc::clone(&policies_changed));
+    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), Arc::clone(&policies_changed));
     let look = move |change| tell.clients(&change);
     let judge = dcr_policy::judge(Arc::clone(&context), judged, recounts, look, policies_changed);
     // Tasks of their own: judging very many clients must not hold up the controllers.
