@@ -19,7 +19,7 @@ pub use cache::Cache;
 pub use client::connect;
 pub use conditions::{ConditionStatus, Finding, condition, merge};
 pub use error::{Error, words};
-pub use events::{Events, transitions};
+pub use events::{Events, LONGEST_NOTE, transitions};
 pub use schema::{missing_fields, missing_kinds};
 pub use secret_data::SecretData;
 pub use watch::{Key, SecretChange, Watched, follow, follow_by_name, receive, watch_secrets};

@@ -13,11 +13,10 @@ use crate::{
     api::{AllowedNamespaces, NamespacesFrom, OAuthClient, OAuthClientStatus, TokenProfile, conditions, reasons},
     kubernetes::{Finding, condition},
     policy::{self, Older, Subject, Verdict},
-    text::truncate,
 };
 
-/// The API server takes no longer message of a condition than 32768 characters.
-pub const LONGEST_MESSAGE: usize = 16 * 1024;
+/// What a person reads of a denial. It is in up to three conditions of each status, and all of them are cached.
+pub const LONGEST_MESSAGE: usize = 2 * 1024;
 
 /// Whether the client may be registered as it is.
 #[must_use]
@@ -106,9 +105,8 @@ pub fn contradicts(status: Option<&OAuthClientStatus>, verdict: &Verdict) -> boo
     }
 }
 
-/// Bounded, as a condition's message is; every violation that fits is in it.
 fn denial(verdict: &Verdict) -> String {
-    truncate(&policy::joined(&verdict.denied), LONGEST_MESSAGE)
+    policy::joined(&verdict.denied, LONGEST_MESSAGE)
 }
 
 /// Nothing, if no policy that only audits finds anything.
@@ -116,7 +114,7 @@ fn audit(verdict: &Verdict) -> String {
     if verdict.audited.is_empty() {
         return String::new();
     }
-    truncate(&format!("; only audited: {}", policy::joined(&verdict.audited)), LONGEST_MESSAGE)
+    format!("; only audited: {}", policy::joined(&verdict.audited, LONGEST_MESSAGE))
 }
 
 /// Refused by what the spec says, not by what is missing around it.
