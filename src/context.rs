@@ -1,6 +1,10 @@
 //! What the controllers share at run time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -21,12 +25,22 @@ use crate::{
 };
 
 /// What the command line decides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// The namespaces that are watched; none = all.
+    pub namespaces: BTreeSet<String>,
     pub allow_insecure_http: bool,
     pub deletion_timeout: Duration,
     pub workers: u16,
     pub admission_bindings: bool,
+}
+
+impl Settings {
+    /// Whether the operator watches this namespace.
+    #[must_use]
+    pub fn watches(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(namespace)
+    }
 }
 
 /// Shared by all controllers.
@@ -73,6 +87,32 @@ impl Context {
         most.map_or_else(Older::default, |most| {
             self.seniority.older(client, usize::try_from(most).unwrap_or(usize::MAX))
         })
+    }
+
+    /// A context that has seen nothing, for tests.
+    #[cfg(test)]
+    pub fn test(client: Client) -> Self {
+        Self {
+            settings: Settings { admission_bindings: true, ..Settings::default() },
+            clients: Cache::new(Vec::new()),
+            profiles: Cache::new(Vec::new()),
+            policies: Cache::new(Vec::new()),
+            namespaces: kube::runtime::reflector::store().0,
+            seniority: Arc::default(),
+            counts: Counts::default(),
+            connections: Connections::new(client.clone(), false),
+            findings: Findings::default(),
+            events: Events::new(client.clone(), None),
+            metrics: Metrics::default(),
+            client_backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
+            profile_backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
+            written: Written::default(),
+            compared: Compared::new(jiff::Timestamp::UNIX_EPOCH),
+            circuits: Circuits::default(),
+            term: lease::Term::without_end(),
+            stop: CancellationToken::new(),
+            client,
+        }
     }
 
     /// Whether a namespace is being deleted: it takes nothing new, and nothing can stop it.

@@ -16,6 +16,7 @@
 //! - [`token_profile`], [`dcr_policy`], [`oauth_client`]: one controller each.
 //! - [`kubernetes`]: what the controllers share.
 //! - [`ops`]: health, metrics, log.
+//! - `crds`: waits for the CRDs, and warns of older ones.
 //! - `crash_point`: where tests let the process die; empty in a release build.
 //! - [`cli`] and [`run`]: from flags to running controllers, and back.
 
@@ -25,6 +26,7 @@ pub mod api;
 pub mod cli;
 pub mod context;
 mod crash_point;
+mod crds;
 pub mod dcr;
 pub mod dcr_policy;
 pub mod kubernetes;

@@ -13,7 +13,7 @@ use futures::{StreamExt, future::join_all};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::PartialObjectMeta,
+    api::{ListParams, PartialObjectMeta},
     core::NamespaceResourceScope,
     runtime::reflector::{ObjectRef, Store},
 };
@@ -28,12 +28,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, DcrPolicy, OAuthClient, OPERATOR, TokenProfile, labels},
+    api::{DcrPolicy, OAuthClient, OPERATOR, TokenProfile, labels},
     cli::RunArgs,
     context::{Context, Settings},
+    crds,
     dcr_policy::{self, Counts},
     kubernetes::{
-        self, Backoff, Cache, Events, Key, SecretChange, Watched, Written, follow, follow_by_name, lease, watch_secrets,
+        self, Backoff, Cache, Events, Key, SecretChange, Watched, Written, follow, follow_by_name, lease,
+        watch_secrets, words,
     },
     oauth_client::{self, Changes, Compared},
     ops::{self, Health, Metrics},
@@ -46,17 +48,18 @@ const GRACE: Duration = Duration::from_secs(25);
 /// The first delay after a failure, and the longest: a minute after the end of an outage everything is as it should be.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Pauses between two looks for the CRDs.
-const CRD_INTERVAL: Duration = Duration::from_secs(2);
 /// Pauses between two looks at namespaces that can't be watched.
 const NAMESPACE_INTERVAL: Duration = Duration::from_secs(10);
+/// Pauses between two looks for what keeps the first lists from coming.
+const OBSTACLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Exit code for a configuration that can't work.
 const MISCONFIGURED: u8 = 2;
 
 /// Runs the operator until SIGTERM or SIGINT, or until the lease is lost.
 pub async fn run(args: RunArgs) -> ExitCode {
-    let namespaces = args.namespaces();
+    // Each once: two controllers must never look at the same object.
+    let namespaces: BTreeSet<String> = args.namespaces().into_iter().collect();
     let RunArgs {
         namespaces: _,
         leader_elect,
@@ -87,9 +90,9 @@ pub async fn run(args: RunArgs) -> ExitCode {
     let admin_done = CancellationToken::new();
     let mut admin = tokio::spawn(ops::serve(admin_address, health.clone(), metrics.clone(), admin_done.clone()));
 
-    let settings = Settings { allow_insecure_http, deletion_timeout, workers, admission_bindings };
+    let settings = Settings { namespaces, allow_insecure_http, deletion_timeout, workers, admission_bindings };
     let lease_namespace = lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
-    let work = lead(client, settings, namespaces, leader_elect.then_some(lease_namespace), health, metrics, stop);
+    let work = lead(client, settings, leader_elect.then_some(lease_namespace), health, metrics, stop);
     let code = tokio::select! {
         code = work => code,
         served = &mut admin => {
@@ -110,15 +113,14 @@ pub async fn run(args: RunArgs) -> ExitCode {
 async fn lead(
     client: Client,
     settings: Settings,
-    namespaces: Vec<String>,
     lease_namespace: Option<String>,
     health: Health,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> ExitCode {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, ?namespaces, "starting");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "starting");
     tokio::select! {
-        () = crds_are_there(&client, &health) => {}
+        () = crds::are_there(&client, &health) => {}
         () = stop.cancelled() => return ExitCode::SUCCESS,
     }
     health.started();
@@ -152,11 +154,11 @@ async fn lead(
     tracing::info!("leading");
     health.leading();
     metrics.leading();
-    tokio::spawn(compare_crds(client.clone()));
+    tokio::spawn(crds::compare(client.clone()));
 
     // Fires on a signal and on a lost lease alike: the controllers finish what is in flight.
     let drain = stop.child_token();
-    let mut work = tokio::spawn(control(client, settings, namespaces, metrics, health.clone(), term, drain.clone()));
+    let mut work = tokio::spawn(control(client, settings, metrics, health.clone(), term, drain.clone()));
     let lost = async {
         match lease {
             Some(lease) => lease.await.unwrap_or_default(),
@@ -192,77 +194,18 @@ async fn lead(
     if drained { code } else { ExitCode::FAILURE }
 }
 
-/// Waits until the API server serves the three kinds. Without them nothing works, and a restart would not help.
-async fn crds_are_there(client: &Client, health: &Health) {
-    let mut said = None;
-    loop {
-        let obstacle = match kubernetes::missing_kinds(client, &api::crds()).await {
-            Ok(missing) if missing.is_empty() => break,
-            Ok(missing) => format!(
-                "the cluster lacks the CRDs {}: apply crds/, or set crds.enabled in the Helm chart",
-                missing.join(", ")
-            ),
-            Err(error) => error.to_string(),
-        };
-        if said.as_ref() != Some(&obstacle) {
-            tracing::error!("{obstacle}; looking again every {} s", CRD_INTERVAL.as_secs());
-        }
-        health.obstacle(Some(obstacle.clone()));
-        said = Some(obstacle);
-        tokio::time::sleep(CRD_INTERVAL).await;
-    }
-    if said.is_some() {
-        tracing::info!("the CRDs are there");
-    }
-    health.obstacle(None);
-}
-
-/// Warns if the CRDs are older than this operator. It works all the same, but for the fields that they lack.
-async fn compare_crds(client: Client) {
-    const NAMED: usize = 8;
-    let mut said = None;
-    loop {
-        // The API server publishes a changed schema some seconds after the change.
-        tokio::time::sleep(CRD_INTERVAL * 2).await;
-        match kubernetes::missing_fields(&client, &api::crds()).await {
-            Ok(missing) if missing.is_empty() => {
-                if said.is_some() {
-                    tracing::info!("the CRDs are those of this operator");
-                }
-                return;
-            }
-            Ok(missing) => {
-                if said.as_ref() != Some(&missing) {
-                    let named = missing.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-                    let further = missing.len().saturating_sub(NAMED);
-                    let further = if further == 0 { String::new() } else { format!(" and {further} more") };
-                    tracing::warn!(
-                        "the CRDs are older than this operator: they lack {named}{further}, so what is written there \
-                         is dropped; apply crds/ of version {}",
-                        env!("CARGO_PKG_VERSION")
-                    );
-                }
-                said = Some(missing);
-            }
-            Err(error) => tracing::debug!(%error, "could not compare the CRDs"),
-        }
-    }
-}
-
 /// Watches and controls, until `stop`.
 async fn control(
     client: Client,
     settings: Settings,
-    namespaces: Vec<String>,
     metrics: Metrics,
     health: Health,
     term: lease::Term,
     stop: CancellationToken,
 ) {
-    // Each once: two controllers must never look at the same object.
-    let namespaces: BTreeSet<String> = namespaces.into_iter().collect();
+    let namespaces = &settings.namespaces;
     let scopes: Vec<Option<String>> =
-        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+        if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
     let (senders, receivers): (Vec<_>, Vec<_>) = scopes.iter().map(|_| unbounded_channel()).unzip();
     let (to_judge, judged) = unbounded_channel();
     let tell = Tell { clients: Arc::new(senders), judge: to_judge };
@@ -303,8 +246,10 @@ async fn control(
     };
     tokio::select! {
         () = synced => {}
+        () = tell_obstacles(&context.client, &scopes, &health) => {}
         () = stop.cancelled() => return,
     }
+    health.obstacle(None);
     context.seniority.listed();
     tracing::info!("the watches have delivered their first lists");
     health.synced();
@@ -314,8 +259,7 @@ async fn control(
         },
     );
     let policies_changed = Arc::new(Notify::new());
-    let own_namespaces = scopes.iter().flatten().cloned().collect();
-    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), own_namespaces, Arc::clone(&policies_changed));
+    let bindings = dcr_policy::keep_bindings(Arc::clone(&context), Arc::clone(&policies_changed));
     let look = move |change| tell.clients(&change);
     let judge = dcr_policy::judge(Arc::clone(&context), judged, recounts, look, policies_changed);
     // Tasks of their own: judging very many clients must not hold up the controllers.
@@ -446,6 +390,38 @@ fn watch_namespaces(client: &Client, scopes: &[Option<String>], tell: Tell) -> S
         Some(names) => follow_by_name(Api::all(client.clone()), names, NAMESPACE_INTERVAL, tell),
         None => follow(Api::all(client.clone()), tell),
     }
+}
+
+/// Says what keeps the watches from delivering their first lists, for as long as it is asked. One namespace of
+/// `--namespaces` that can't be read holds up all: what its policies and profiles say, others go by.
+async fn tell_obstacles(client: &Client, scopes: &[Option<String>], health: &Health) {
+    loop {
+        tokio::time::sleep(OBSTACLE_INTERVAL).await;
+        let mut obstacle = None;
+        for scope in scopes {
+            if let Err(error) = read(client, scope.as_deref()).await {
+                let place =
+                    scope.as_ref().map_or("the cluster".into(), |name| format!("namespace {name} of --namespaces"));
+                obstacle = Some(format!("leader, can't read {place}: {}", words(&error)));
+                break;
+            }
+        }
+        health.obstacle(obstacle);
+    }
+}
+
+/// Asks for what the watches ask for.
+async fn read(client: &Client, scope: Option<&str>) -> kube::Result<()> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let few = ListParams::default().limit(1);
+    match scope {
+        Some(name) => drop(namespaces.get_metadata_opt(name).await?),
+        None => drop(namespaces.list_metadata(&few).await?),
+    }
+    api::<TokenProfile>(client, scope).list_metadata(&few).await?;
+    api::<DcrPolicy>(client, scope).list_metadata(&few).await?;
+    api::<OAuthClient>(client, scope).list_metadata(&few).await?;
+    Ok(())
 }
 
 /// Unique to this process: two replicas must never take each other for themselves.

@@ -8,13 +8,10 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, ResourceExt};
 use tokio::{
     sync::{
@@ -24,6 +21,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::audit::{self, Due};
 use crate::{
     api::{DcrPolicy, OAuthClient, PolicyClients, conditions, reasons},
     context::Context,
@@ -38,11 +36,6 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 const SHARE: u32 = 10;
 /// Changes that are dealt with in one go.
 const MOST_CHANGES: usize = 4096;
-/// Events that are published at the same time.
-const EVENTS_AT_ONCE: usize = 4;
-
-/// Clients that are gone are forgotten in bulk; what is told twice then does no harm.
-const MOST_TOLD: usize = 100_000;
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,9 +153,10 @@ pub async fn judge(
     look: impl Fn(Changes) + Send + 'static,
     policies_changed: Arc<Notify>,
 ) {
-    let mut policies = Policies::default();
+    let mut policies = Arc::new(Policies::default());
     let mut pending: BTreeSet<String> = BTreeSet::new();
-    let mut audited = Audited::default();
+    let due = Arc::new(Due::default());
+    tokio::spawn(audit::publish(Arc::clone(&context), Arc::clone(&due)));
     let mut next_count = Instant::now();
     loop {
         let mut batch = Vec::new();
@@ -172,7 +166,7 @@ pub async fn judge(
             () = tokio::time::sleep_until(next_count), if !pending.is_empty() => {}
         }
         if batch.iter().any(|change| matches!(change, Change::Policy(..))) {
-            policies = by_namespace(&context);
+            policies = Arc::new(by_namespace(&context));
             policies_changed.notify_one();
         }
         let any =
@@ -200,7 +194,7 @@ pub async fn judge(
                 let _ = sender.send(key.clone());
             }
         }
-        audited.report(&context, sweep.audited);
+        due.add(&policies, sweep.audited);
         if !counting.is_empty() {
             next_count = Instant::now() + COUNT_INTERVAL.max(begin.elapsed() * SHARE);
         }
@@ -209,7 +203,8 @@ pub async fn judge(
     }
 }
 
-type Policies = BTreeMap<String, Vec<DcrPolicy>>;
+/// By namespace.
+pub type Policies = BTreeMap<String, Vec<DcrPolicy>>;
 
 fn by_namespace(context: &Context) -> Policies {
     let mut policies = Policies::default();
@@ -225,7 +220,8 @@ struct Sweep {
     /// Clients whose status says something else than the policies.
     outdated: Vec<Key>,
     counts: HashMap<Key, PolicyClients>,
-    audited: Vec<(ObjectReference, String)>,
+    /// Clients about which policies that only audit find what no event may have told yet.
+    audited: Vec<Key>,
 }
 
 /// Judges the clients that are concerned, and counts for the namespaces of `counting` and for policies that have changed.
@@ -256,31 +252,17 @@ fn sweep(context: &Context, policies: &Policies, concerned: &Concerned, counting
 
 impl Sweep {
     fn visit(&mut self, context: &Context, policies: &Policies, client: &OAuthClient, is_concerned: bool) {
-        let policies = policies.get(policy::namespace_of(client)).map_or(&[][..], Vec::as_slice);
-        // Its clients are judged when it is seen.
-        let Some(labels) = context.namespace_labels(&client.namespace().unwrap_or_default()) else { return };
-        let Ok(document) = metadata::document(&client.spec) else {
-            // Refused for its metadata, and not by a policy.
-            let profile = &client.spec.profile_ref.name;
-            for policy in policies.iter().filter(|policy| policy::concerns(policy, profile, &labels)) {
-                self.count(policy, false);
-            }
+        let verdict = verdict(context, policies, client, |policy, violates| self.count(policy, violates));
+        let Some(verdict) = verdict.filter(|_| is_concerned && client.meta().deletion_timestamp.is_none()) else {
             return;
         };
-        let subject = accept::subject(client, &document, &labels, context.older(client, policies));
-        let mut verdict = Verdict::default();
-        policy::each(policies, subject, |policy, violations| {
-            self.count(policy, !violations.is_empty());
-            verdict.add(policy, violations);
-        });
-        if is_concerned && client.meta().deletion_timestamp.is_none() {
-            let contradicts = accept::contradicts(client.status.as_ref(), &verdict);
-            if contradicts {
-                self.outdated.push((client.namespace().unwrap_or_default(), client.name_any()));
-            }
-            if !verdict.audited.is_empty() && (contradicts || !is_accepted(client)) {
-                self.audited.push((client.object_ref(&()), policy::joined(&verdict.audited)));
-            }
+        let key = || (client.namespace().unwrap_or_default(), client.name_any());
+        let contradicts = accept::contradicts(client.status.as_ref(), &verdict);
+        if contradicts {
+            self.outdated.push(key());
+        }
+        if !verdict.audited.is_empty() && (contradicts || !is_accepted(client)) {
+            self.audited.push(key());
         }
     }
 
@@ -293,6 +275,34 @@ impl Sweep {
             count.violating += i64::from(violates);
         }
     }
+}
+
+/// What the policies say about the client, and to `count` whether each that is about it finds anything. `None` if it is
+/// not for them to judge.
+pub fn verdict<'a>(
+    context: &Context,
+    policies: &'a Policies,
+    client: &OAuthClient,
+    mut count: impl FnMut(&'a DcrPolicy, bool),
+) -> Option<Verdict> {
+    let policies = policies.get(policy::namespace_of(client)).map_or(&[][..], Vec::as_slice);
+    // Its clients are judged when it is seen.
+    let labels = context.namespace_labels(&client.namespace().unwrap_or_default())?;
+    let Ok(document) = metadata::document(&client.spec) else {
+        // Refused for its metadata, and not by a policy.
+        let profile = &client.spec.profile_ref.name;
+        for policy in policies.iter().filter(|policy| policy::concerns(policy, profile, &labels)) {
+            count(policy, false);
+        }
+        return None;
+    };
+    let subject = accept::subject(client, &document, &labels, context.older(client, policies));
+    let mut verdict = Verdict::default();
+    policy::each(policies, subject, |policy, violations| {
+        count(policy, !violations.is_empty());
+        verdict.add(policy, violations);
+    });
+    Some(verdict)
 }
 
 /// The status of an accepted client tells of what is audited: if it is right, an event has told it before.
@@ -317,41 +327,6 @@ impl Counts {
             outdated.push(key(policy));
         }
         outdated
-    }
-}
-
-/// What has been told about clients by way of events.
-#[derive(Debug, Default)]
-struct Audited {
-    hasher: RandomState,
-    told: HashMap<String, u64>,
-}
-
-impl Audited {
-    /// One event for a client and what is audited about it.
-    fn report(&mut self, context: &Arc<Context>, findings: Vec<(ObjectReference, String)>) {
-        if self.told.len() > MOST_TOLD {
-            self.told.clear();
-        }
-        let news: Vec<_> = findings
-            .into_iter()
-            .filter(|(client, text)| {
-                let digest = self.hasher.hash_one(text);
-                self.told.insert(client.uid.clone().unwrap_or_default(), digest) != Some(digest)
-            })
-            .collect();
-        if news.is_empty() {
-            return;
-        }
-        let context = Arc::clone(context);
-        tokio::spawn(async move {
-            let events = &context.events;
-            stream::iter(news)
-                .for_each_concurrent(EVENTS_AT_ONCE, async |(client, text)| {
-                    events.warning(&client, reasons::POLICY_AUDITED, &text).await;
-                })
-                .await;
-        });
     }
 }
 

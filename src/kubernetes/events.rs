@@ -16,7 +16,7 @@ use crate::{api::OPERATOR, text::truncate};
 const MOST_TRIES: u32 = 5;
 
 /// The API server refuses longer notes.
-const LONGEST_NOTE: usize = 1024;
+pub const LONGEST_NOTE: usize = 1024;
 
 /// Publishes events about the operator's objects.
 #[derive(Clone)]

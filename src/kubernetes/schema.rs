@@ -1,5 +1,7 @@
 //! Whether the cluster has the CRDs that this operator was built with.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -34,12 +36,17 @@ pub async fn missing_kinds(client: &Client, crds: &[CustomResourceDefinition]) -
 /// If the API server can't be asked.
 pub async fn missing_fields(client: &Client, crds: &[CustomResourceDefinition]) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
+    let mut documents = HashMap::new();
     for crd in crds {
         let path = format!("/openapi/v3/apis/{}/{}", crd.spec.group, version(crd));
-        let what = || format!("could not read {path}");
-        let request = http::Request::get(&path).body(Vec::new());
-        let request = request.map_err(|error| Error::new(what(), kube::Error::HttpError(error)))?;
-        let document: Value = client.request(request).await.map_err(|error| Error::new(what(), error))?;
+        // One document has all the kinds of a group and version.
+        let document = match documents.entry(path) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let document = fetch(client, entry.key()).await?;
+                entry.insert(document)
+            }
+        };
         let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
         let served = schemas.map(|(_, schema)| schema).find(|schema| is_of(schema, &crd.spec.names.kind));
         let ours = crd.spec.versions.first().and_then(|version| version.schema.as_ref());
@@ -47,6 +54,13 @@ pub async fn missing_fields(client: &Client, crds: &[CustomResourceDefinition]) 
         compare(&crd.spec.names.plural, &ours, served.unwrap_or(&Value::Null), &mut missing);
     }
     Ok(missing)
+}
+
+async fn fetch(client: &Client, path: &str) -> Result<Value, Error> {
+    let what = || format!("could not read {path}");
+    let request = http::Request::get(path).body(Vec::new());
+    let request = request.map_err(|error| Error::new(what(), kube::Error::HttpError(error)))?;
+    client.request(request).await.map_err(|error| Error::new(what(), error))
 }
 
 fn version(crd: &CustomResourceDefinition) -> &str {

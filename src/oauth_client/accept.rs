@@ -13,17 +13,22 @@ use crate::{
     api::{AllowedNamespaces, NamespacesFrom, OAuthClient, OAuthClientStatus, TokenProfile, conditions, reasons},
     kubernetes::{Finding, condition},
     policy::{self, Older, Subject, Verdict},
-    text::truncate,
 };
 
-/// The API server takes no longer message of a condition than 32768 characters.
-pub const LONGEST_MESSAGE: usize = 16 * 1024;
+/// What a person reads of a denial. It is in up to three conditions of each status, and all of them are cached.
+pub const LONGEST_MESSAGE: usize = 2 * 1024;
 
 /// Whether the client may be registered as it is.
 #[must_use]
 pub fn accept(observed: &Observed, document: &Result<Document, InvalidMetadata>) -> Finding {
     let name = observed.profile_name();
     let Some(profile) = &observed.profile else {
+        if !observed.profile_is_watched {
+            return Finding::no(
+                reasons::PROFILE_NOT_FOUND,
+                format!("TokenProfile {name} can't be seen: the operator does not watch its namespace (--namespaces)"),
+            );
+        }
         return Finding::no(reasons::PROFILE_NOT_FOUND, format!("TokenProfile {name} does not exist"));
     };
     if !observed.namespace_is_seen {
@@ -100,9 +105,8 @@ pub fn contradicts(status: Option<&OAuthClientStatus>, verdict: &Verdict) -> boo
     }
 }
 
-/// Bounded, as a condition's message is; every violation that fits is in it.
 fn denial(verdict: &Verdict) -> String {
-    truncate(&policy::joined(&verdict.denied), LONGEST_MESSAGE)
+    policy::joined(&verdict.denied, LONGEST_MESSAGE)
 }
 
 /// Nothing, if no policy that only audits finds anything.
@@ -110,7 +114,7 @@ fn audit(verdict: &Verdict) -> String {
     if verdict.audited.is_empty() {
         return String::new();
     }
-    truncate(&format!("; only audited: {}", policy::joined(&verdict.audited)), LONGEST_MESSAGE)
+    format!("; only audited: {}", policy::joined(&verdict.audited, LONGEST_MESSAGE))
 }
 
 /// Refused by what the spec says, not by what is missing around it.

@@ -39,6 +39,8 @@ use crate::{
 pub struct Observed {
     pub client: OAuthClient,
     pub profile: Option<TokenProfile>,
+    /// The operator watches the profile's namespace: else nobody knows whether there is a profile.
+    pub profile_is_watched: bool,
     /// Of the client's namespace; none, if it has not been seen.
     pub namespace_labels: BTreeMap<String, String>,
     /// The watch has shown the client's namespace: until then nobody knows which policies are about the client.
@@ -408,6 +410,7 @@ pub async fn observe(context: &Context, client: OAuthClient) -> Result<Observed,
     let (adoption, rival) = if enrolls { adoption::observe(context, &client).await? } else { (None, None) };
     let mut observed = Observed {
         profile: context.profiles.get(profile_namespace, &reference.name),
+        profile_is_watched: context.settings.watches(profile_namespace),
         namespace_labels,
         namespace_is_seen,
         namespace_is_terminating: context.namespace_is_terminating(&namespace),

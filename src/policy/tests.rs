@@ -79,7 +79,7 @@ fn a_violation_names_policy_field_value_and_what_is_allowed() {
     let policies = [policy("web", &json!({"allowedScopes": ["openid", "email"], "allowedGrantTypes": []}))];
     let verdict = verdict(&policies, &json!({"clientMetadata": {"scope": "admin"}}), &BTreeMap::new());
     assert_eq!(
-        joined(&verdict.denied),
+        joined(&verdict.denied, 1024),
         "DcrPolicy web forbids grant_types: authorization_code (nothing is allowed); \
          DcrPolicy web forbids scope: admin (allowed: openid, email)"
     );
@@ -90,7 +90,7 @@ fn a_policy_that_only_audits_denies_nothing() {
     let policies = [policy("audit", &json!({"enforcement": "Audit", "allowedScopes": []}))];
     let verdict = verdict(&policies, &json!({"clientMetadata": {"scope": "admin"}}), &BTreeMap::new());
     assert!(verdict.is_allowed());
-    assert_eq!(joined(&verdict.audited), "DcrPolicy audit forbids scope: admin (nothing is allowed)");
+    assert_eq!(joined(&verdict.audited, 1024), "DcrPolicy audit forbids scope: admin (nothing is allowed)");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn what_can_not_be_narrowed_is_still_found() {
     let (labels, answer) = (BTreeMap::new(), map(json!({"token_endpoint_auth_method": "none"})));
     let narrow = narrowed(&policies, registered(&labels, &answer));
     assert_eq!(
-        joined(&granted(&policies, registered(&labels, &narrow)).denied),
+        joined(&granted(&policies, registered(&labels, &narrow)).denied, 1024),
         "DcrPolicy web forbids token_endpoint_auth_method: none (allowed: private_key_jwt)"
     );
 }
@@ -271,6 +271,40 @@ fn a_hundred_thousand_forbidden_values_are_counted_and_not_listed() {
     let different = of(json!({"scope": scope, "redirect_uris": ["https://evil.io/"]}));
     assert_eq!(different.len(), 65);
     assert_eq!(different[64].to_string(), "DcrPolicy web forbids further values: 99937 more (the first 64 are listed)");
+    let text = joined(&different, 200);
+    assert!(text.ends_with("scope: 2 (allowed: openid); and 99998 more") && text.len() <= 200, "{text}");
+}
+
+#[test]
+fn a_text_that_is_cut_ends_with_how_many_more_there_are() {
+    let policies = [policy("web", &json!({"allowedScopes": [], "allowedGrantTypes": ["authorization_code"]}))];
+    let scope = "ä".repeat(300) + " b c d";
+    let denied = verdict(&policies, &json!({"clientMetadata": {"scope": scope}}), &BTreeMap::new()).denied;
+    let whole = joined(&denied, usize::MAX);
+    assert_eq!((denied.len(), joined(&denied, whole.len())), (4, whole.clone()));
+    for longest in 20..whole.len() {
+        let text = joined(&denied, longest);
+        let (listed, more) = text.rsplit_once("; and ").unwrap();
+        let shown = listed.matches("DcrPolicy web forbids").count().max(1);
+        assert_eq!((text.len() <= longest, more), (true, format!("{} more", 4 - shown).as_str()), "{text}");
+        // One that does not fit even alone is cut, any other is not.
+        assert!(listed.ends_with(')') || listed.ends_with('…') && shown == 1, "{text}");
+    }
+}
+
+#[test]
+fn the_order_in_which_a_cache_has_the_policies_changes_nothing() {
+    let mut policies = ["c", "a", "d", "b"].map(|name| policy(name, &json!({"allowedScopes": []})));
+    let judged = |policies: &[DcrPolicy]| {
+        verdict(policies, &json!({"clientMetadata": {"scope": "x y"}}), &BTreeMap::new()).denied
+    };
+    let expected = ["a x", "a y", "b x", "b y", "c x", "c y", "d x", "d y"];
+    for _ in 0..4 {
+        policies.rotate_left(1);
+        let found: Vec<_> =
+            judged(&policies).into_iter().map(|found| format!("{} {}", found.policy, found.value)).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 // --- policies that make no sense

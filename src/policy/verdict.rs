@@ -6,7 +6,10 @@ use super::{
     facts::{Facts, ProofKey, Seconds},
     redirect_uri,
 };
-use crate::api::{DcrPolicy, Enforcement, RegistrationMode};
+use crate::{
+    api::{DcrPolicy, Enforcement, RegistrationMode},
+    text::truncate,
+};
 
 /// Longer values, and longer lists of what is allowed, are shown cut.
 pub const LONGEST_SHOWN: usize = 200;
@@ -36,18 +39,20 @@ pub struct Violation {
     pub value: String,
     /// What would be allowed.
     pub hint: String,
+    /// How many values this is about: one, unless it stands for those that are not listed.
+    pub count: usize,
 }
 
 impl Violation {
     pub(super) fn new(policy: &DcrPolicy, field: &'static str, value: &str, hint: &str) -> Self {
         let policy = policy.metadata.name.clone().unwrap_or_default();
-        Self { policy, field, value: shown(value), hint: hint.to_owned() }
+        Self { policy, field, value: shown(value), hint: hint.to_owned(), count: 1 }
     }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { policy, field, value, hint } = self;
+        let Self { policy, field, value, hint, count: _ } = self;
         write!(f, "DcrPolicy {policy} forbids {field}: {value} ({hint})")
     }
 }
@@ -68,19 +73,37 @@ impl Verdict {
         self.denied.is_empty()
     }
 
-    /// Adds what one policy says.
+    /// Adds what one policy says, in the order of the policies' names: a cache has them in any order, and a status must
+    /// not change with it.
     pub fn add(&mut self, policy: &DcrPolicy, violations: Vec<Violation>) {
-        match policy.spec.enforcement {
-            Enforcement::Enforce => self.denied.extend(violations),
-            Enforcement::Audit => self.audited.extend(violations),
-        }
+        let Some(Violation { policy: name, .. }) = violations.first() else { return };
+        let list = match policy.spec.enforcement {
+            Enforcement::Enforce => &mut self.denied,
+            Enforcement::Audit => &mut self.audited,
+        };
+        let place = list.partition_point(|other| other.policy <= *name);
+        list.splice(place..place, violations);
     }
 }
 
-/// Every violation in one line of text.
+/// The violations in one line of at most `longest` bytes, which ends with how many more there are if it can't hold all.
 #[must_use]
-pub fn joined(violations: &[Violation]) -> String {
-    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+pub fn joined(violations: &[Violation], longest: usize) -> String {
+    let more = |count| if count == 0 { String::new() } else { format!("; and {count} more") };
+    let mut left: usize = violations.iter().map(|violation| violation.count).sum();
+    let mut text = String::new();
+    for violation in violations {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let next = format!("{separator}{violation}");
+        let after = left - violation.count;
+        if !text.is_empty() && text.len() + next.len() + more(after).len() > longest {
+            break;
+        }
+        text.push_str(&next);
+        left = after;
+    }
+    let more = more(left);
+    truncate(&text, longest.saturating_sub(more.len())) + &more
 }
 
 /// What the policy forbids, in the order of the API. The quota is judged elsewhere: it is not about the client alone.
@@ -130,7 +153,8 @@ pub fn violations(policy: &DcrPolicy, facts: &Facts) -> Vec<Violation> {
     let Found { mut violations, more, .. } = found;
     if more > 0 {
         let hint = format!("the first {MOST_VIOLATIONS} are listed");
-        violations.push(Violation::new(policy, "further values", &format!("{more} more"), &hint));
+        let further = Violation::new(policy, "further values", &format!("{more} more"), &hint);
+        violations.push(Violation { count: more, ..further });
     }
     violations
 }

@@ -75,6 +75,37 @@ async fn a_lease_that_it_may_not_write_is_named_with_the_right_that_is_missing()
 }
 
 #[tokio::test]
+async fn a_namespace_that_it_may_not_read_is_named_with_the_right_that_is_missing() {
+    let bare = BarePlane::start().await;
+    let plane = bare.plane();
+    let (shop, bank) = (home(plane, "shop").await, home(plane, "bank").await);
+    let values = format!("namespaces: [{}, {}]", shop.name, bank.name);
+    install(plane, &values);
+    plane.kubectl_ok(&["delete", "rolebinding", "dcr-operator", "--namespace", &bank.name], None).await;
+    let (kubeconfig, options) = as_deployed(plane, NAMESPACE, "dcr-operator").await;
+    let operator = Operator::spawn(&kubeconfig, &options);
+    until_readyz(&operator, 503, "cannot get resource \"namespaces\"").await;
+    let (_, text) = operator.get("/readyz").await.unwrap();
+    assert_says(&text, &[&format!("can't read namespace {} of --namespaces", bank.name)]);
+
+    // The Role lacks a kind.
+    let names = ["--verb=get", "--resource=namespaces"];
+    for (what, args) in [("role", &names[..]), ("rolebinding", &["--role=names", "--user", &user(NAMESPACE)])] {
+        let create = [&["create", what, "names", "--namespace", &bank.name], args].concat();
+        plane.kubectl_ok(&create, None).await;
+    }
+    until_readyz(&operator, 503, "cannot list resource \"tokenprofiles\"").await;
+
+    Helm::on(plane).ok(&["upgrade", "dcr-operator", &chart(), "--namespace", NAMESPACE], &values);
+    until_readyz(&operator, 200, "leader").await;
+}
+
+/// The user that the operator's ServiceAccount is.
+fn user(namespace: &str) -> String {
+    format!("system:serviceaccount:{namespace}:dcr-operator")
+}
+
+#[tokio::test]
 async fn a_right_that_is_taken_away_is_named_by_verb_and_resource_and_missed_no_longer_than_needed() {
     let bare = BarePlane::start().await;
     let plane = bare.plane();

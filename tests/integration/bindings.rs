@@ -110,6 +110,31 @@ async fn a_binding_that_was_left_over_is_removed_at_the_start_and_others_are_not
 }
 
 #[tokio::test]
+async fn a_binding_that_somebody_has_changed_is_made_anew_and_one_that_is_well_is_left_alone() {
+    let plane = complete_plane();
+    let (home, other) = (Home::on(plane, "changed").await, Home::on(plane, "well").await);
+    for home in [&home, &other] {
+        home.apply(&policy("web", &json!({}))).await;
+        until_bound(home, true).await;
+    }
+    let position = plane.audit_position();
+    let name = admission::binding_name(&home.name);
+    let change = json!({"spec": {"validationActions": ["Audit"], "matchResources": {"namespaceSelector": {}}}});
+    let change = ["patch", "validatingadmissionpolicybinding", &name, "--type=merge", "--patch", &change.to_string()];
+    plane.kubectl_ok(&change, None).await;
+    // The operator looks when a policy comes to another namespace; else within a minute.
+    home.neighbour("occasion").await.apply(&policy("web", &json!({}))).await;
+    wait_until("it is as it was", WAIT, async || {
+        let found = bindings(&home).get_opt(&name).await.expect("an answer");
+        let spec = found.map(|found| found.spec);
+        if spec == Some(admission::binding(&home.name).spec) { Ok(()) } else { Err(format!("{spec:?}")) }
+    })
+    .await;
+    let log = plane.audit_since(position).writes().name(&admission::binding_name(&other.name));
+    assert_eq!(log.count(), 0, "{}", log.summary());
+}
+
+#[tokio::test]
 async fn bindings_can_be_turned_off() {
     let home = Home::without_operator("unbound").await;
     install_admission_policy(home.plane).await;

@@ -55,6 +55,18 @@ async fn a_profile_of_another_namespace_must_allow_it() {
 }
 
 #[tokio::test]
+async fn of_a_profile_where_the_operator_does_not_look_it_does_not_say_that_there_is_none() {
+    let home = Home::without_operator("tenant").await;
+    let identity = home.neighbour("identity").await;
+    identity.apply(&profile("https://login.example.com")).await;
+    let _operator = home.operator(&[]).await;
+    home.apply(&client_of(&identity, &home)).await;
+    let message = home.until_condition(CLIENTS, "shop", ["Accepted", "False", "ProfileNotFound"]).await;
+    let profile = format!("TokenProfile {}/{PROFILE} can't be seen", identity.name);
+    assert_says(&message, &[&profile, "the operator does not watch its namespace (--namespaces)"]);
+}
+
+#[tokio::test]
 async fn a_namespace_is_allowed_by_its_labels_once_it_has_them() {
     let (identity, server) = (Home::new("identity").await, AuthorizationServer::shared());
     let mut selective = profile(server.issuer());

@@ -15,9 +15,10 @@ use crate::{
         registration::{Origin, Registration},
     },
     policy::{self, Granted},
-    text::truncate,
     token_profile,
 };
+
+const MORE: &str = "the server has registered more than it was asked for: ";
 
 impl Plan {
     /// Whether the credentials may be published. If not, the plan says what is done instead.
@@ -42,9 +43,7 @@ impl Plan {
         let is_known = status.and_then(|status| status.client_id.as_ref()) == Some(&information.client_id);
         let is_published = is_in_secret || is_known && !was_held_back;
         // Bounded: it goes to conditions, and to an annotation.
-        let message =
-            format!("the server has registered more than it was asked for: {}", policy::joined(&verdict.denied));
-        let message = truncate(&message, LONGEST_MESSAGE);
+        let message = format!("{MORE}{}", policy::joined(&verdict.denied, LONGEST_MESSAGE - MORE.len()));
         if is_published || registration.history.origin == Origin::Adopted {
             if self.accepted.is_true() {
                 self.accepted = Finding::no(reasons::POLICY_DENIED, message);

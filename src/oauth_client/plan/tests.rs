@@ -67,6 +67,7 @@ fn new_client() -> Observed {
     Observed {
         client: client(),
         profile: Some(profile()),
+        profile_is_watched: true,
         namespace_labels: BTreeMap::new(),
         namespace_is_seen: true,
         namespace_is_terminating: false,

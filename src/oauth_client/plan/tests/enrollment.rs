@@ -33,6 +33,12 @@ fn what_stands_in_the_way_of_a_registration_is_said_and_nothing_is_called() {
     let rows: Vec<(Observed, &str, &str, bool)> = vec![
         (change(&|o| o.profile = None), "ProfileNotFound", "identity/token-service does not exist", false),
         (
+            change(&|o| (o.profile, o.profile_is_watched) = (None, false)),
+            "ProfileNotFound",
+            "identity/token-service can't be seen: the operator does not watch its namespace (--namespaces)",
+            false,
+        ),
+        (
             change(&|o| o.profile.as_mut().unwrap().spec.allowed_namespaces.from = NamespacesFrom::Same),
             "RefNotPermitted",
             "does not allow OAuthClients of namespace shop",

@@ -166,7 +166,7 @@ fn however_much_more_a_server_registers_what_is_written_about_it_is_bounded() {
     });
     let plan = plan(&observed, now());
     let Some(Step::Withdraw { why }) = plan.step else { panic!("{:?}", plan.step) };
-    assert!(why.len() <= crate::oauth_client::accept::LONGEST_MESSAGE, "{}", why.len());
+    assert!(why.len() <= crate::oauth_client::accept::LONGEST_MESSAGE && why.ends_with(" more"), "{why}");
     assert_eq!(plan.accepted.message, why);
 }
 
