@@ -53,11 +53,16 @@ const JUDGEMENTS: usize = 2000;
 /// Clients that a policy change is about.
 const JUDGED: i64 = 10_000;
 const CREATED_AT_ONCE: usize = 32;
+/// Clients that are registered, for what the operator needs with very many.
+const MANY: usize = 10_000;
+/// Until they are all Ready, on whatever machine.
+const LIMIT_OF_MANY: Duration = Duration::from_mins(20);
 /// Times that the admission policy is installed, and clients that are created before and after.
 const ROUNDS: usize = 3;
 const APPLIES: usize = 100;
 
 const NAMESPACE: &str = "bench";
+const JUDGED_NAMESPACE: &str = "bench-policies";
 
 #[tokio::main]
 async fn main() {
@@ -77,6 +82,7 @@ async fn main() {
     judgements();
     bench.policy_change().await;
     bench.admission().await;
+    bench.many().await;
 }
 
 /// (e) One client against many policies, in this process.
@@ -253,7 +259,7 @@ impl Bench {
 
     /// (f) A policy changes over very many clients. They have a profile that does not exist, so that none is registered.
     async fn policy_change(&self) {
-        let namespace = "bench-policies";
+        let namespace = JUDGED_NAMESPACE;
         self.plane.kubectl_ok(&["create", "namespace", namespace], None).await;
         let clients: Api<OAuthClient> = Api::namespaced(self.plane.client(), namespace);
         stream::iter(0..JUDGED)
@@ -360,6 +366,73 @@ impl Bench {
         let times = Spread::of(times);
         row(&format!("the first policy of a namespace, until it is bound, median of {RUNS}"), &time(times.median), "");
         row("  95th percentile", &time(times.p95), "< 1 s");
+    }
+
+    /// (h) Very many clients, all registered: what the operator needs while they come, at rest, and when it starts anew.
+    async fn many(&self) {
+        self.plane.kubectl_ok(&["delete", "namespace", JUDGED_NAMESPACE], None).await;
+        self.operator.terminate().await;
+        self.operator.restart().await;
+        let before = self.ready_clients().await;
+        let clients: Api<OAuthClient> = Api::namespaced(self.plane.client(), NAMESPACE);
+        let begin = Instant::now();
+        let create = stream::iter(0..MANY).for_each_concurrent(CREATED_AT_ONCE, async |number| {
+            clients.create(&PostParams::default(), &client(&format!("many-{number}"))).await.expect("an OAuthClient");
+        });
+        let all_ready = async {
+            while self.ready_clients().await < before + MANY as u64 {
+                assert!(begin.elapsed() < LIMIT_OF_MANY, "{}", self.operator.process().tail());
+                sleep(Duration::from_millis(500)).await;
+            }
+        };
+        join(create, all_ready).await;
+        row(&format!("{MANY} clients applied at once, until all are Ready"), &time(begin.elapsed()), "");
+        self.until_at_rest().await;
+        let (now, peak) = self.memory();
+        row("  resident memory of the operator then", &now, "64 MiB");
+        row("  highest", &peak, "");
+        self.rest_of_many("at rest").await;
+
+        self.operator.terminate().await;
+        let (position, begin) = (self.plane.audit_position(), Instant::now());
+        self.operator.restart().await;
+        while self.ready_clients().await < before + MANY as u64 {
+            assert!(begin.elapsed() < LIMIT, "{}", self.operator.process().tail());
+            sleep(Duration::from_millis(100)).await;
+        }
+        self.until_at_rest().await;
+        let used = self.cpu();
+        let writes = operators(self.plane.audit_since(position)).writes().filter(|event| !is_about(event, "leases"));
+        row(&format!("started anew with {MANY} clients: CPU time until it is at rest"), &time(used), "");
+        row("  Kubernetes writes besides the Lease", &writes.count().to_string(), "0");
+        list(&writes);
+        let (now, peak) = self.memory();
+        row("  resident memory then", &now, "64 MiB");
+        row("  highest", &peak, "");
+        self.rest_of_many("after that").await;
+    }
+
+    async fn rest_of_many(&self, when: &str) {
+        let (audit, calls, cpu) = (self.plane.audit_position(), self.calls().await, self.cpu());
+        sleep(IDLE).await;
+        let writes = operators(self.plane.audit_since(audit)).writes().filter(|event| !is_about(event, "leases"));
+        let used = self.cpu().saturating_sub(cpu);
+        row(&format!("  CPU time in {} s {when}", IDLE.as_secs()), &time(used), "");
+        row("  Kubernetes writes in it, besides the Lease", &writes.count().to_string(), "0");
+        list(&writes);
+        let calls = self.calls().await - calls;
+        row("  calls to the authorization server in it (reads, one an hour for each client)", &calls.to_string(), "");
+    }
+
+    /// By the operator's metrics, over all profiles.
+    async fn ready_clients(&self) -> u64 {
+        let metrics = self.operator.metrics().await;
+        let ready = metrics.lines().filter(|line| {
+            line.starts_with("dcr_operator_clients{")
+                && line.contains("condition=\"Ready\"")
+                && line.contains("status=\"True\"")
+        });
+        ready.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
 
     /// Waits until the operator has written nothing for a while.
