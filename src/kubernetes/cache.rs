@@ -46,6 +46,15 @@ where
         object.0.as_ref().ok().map(pick)
     }
 
+    /// Looks at each object, without copying any.
+    pub fn for_each(&self, mut look: impl FnMut(&K)) {
+        for object in self.0.iter().flat_map(Store::state) {
+            if let Ok(object) = &object.0 {
+                look(object);
+            }
+        }
+    }
+
     /// What `pick` makes of each object, without copying the others.
     pub fn filter_map<T>(&self, pick: impl Fn(&K) -> Option<T>) -> Vec<T> {
         self.0

@@ -168,9 +168,8 @@ impl<const N: usize> Gauge<N> {
 
 impl Collector for Objects {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (mut clients, mut profiles, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut profiles, mut policies) = (Vec::new(), Vec::new());
         if let Some(caches) = self.0.get() {
-            clients = caches.clients.filter_map(|client| Some(Client::of(client)));
             profiles = caches.profiles.filter_map(|profile| Some(Profile::of(profile, &caches.circuits)));
             policies = caches.policies.filter_map(|policy| {
                 let status = policy.status.as_ref();
@@ -220,7 +219,7 @@ impl Collector for Objects {
             Gauge::new("backlog", "Objects whose present generation has not been looked at yet, by kind", ["kind"]);
 
         let known: BTreeSet<&[String; 2]> = profiles.iter().map(|profile| &profile.name).collect();
-        for client in clients {
+        let mut count = |client: Client| {
             // A name that anybody may write must not become a label: only profiles that exist.
             let profile = Some(client.profile).filter(|profile| known.contains(profile));
             let [namespace, profile] = profile.unwrap_or_default();
@@ -231,6 +230,9 @@ impl Collector for Objects {
             management_expiry.earliest([namespace.clone(), profile.clone()], client.token_expires);
             deletion.earliest([namespace, profile], client.deleting_since);
             backlog.add(["OAuthClient".to_owned()], i64::from(!client.observed));
+        };
+        if let Some(caches) = self.0.get() {
+            caches.clients.for_each(|client| count(Client::of(client)));
         }
         for profile in profiles {
             ready.add(profile.name.clone(), i64::from(profile.ready));

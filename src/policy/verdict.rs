@@ -1,6 +1,6 @@
 //! One policy's opinion, field by field.
 
-use std::fmt;
+use std::{cell::LazyCell, fmt};
 
 use super::{
     facts::{Facts, ProofKey, Seconds},
@@ -128,7 +128,7 @@ pub fn violations(policy: &DcrPolicy, facts: &Facts) -> Vec<Violation> {
     found.of("default_acr_values", &facts.authenticators, spec.allowed_authenticators.as_deref());
     found.of("token_endpoint_auth_method", &facts.auth_methods, spec.allowed_token_endpoint_auth_methods.as_deref());
     if let Some(rules) = &spec.allowed_redirect_uris {
-        let hint = allowed(&rules.iter().map(redirect_uri::shown).collect::<Vec<_>>());
+        let hint = LazyCell::new(|| allowed(&rules.iter().map(redirect_uri::shown).collect::<Vec<_>>()));
         let forbidden = facts.redirect_uris.iter().filter(|(_, uri)| !rules.iter().any(|rule| uri.matches(rule)));
         for (field, uri) in forbidden {
             found.push(field, &uri.text, &hint);
@@ -182,7 +182,8 @@ impl Found<'_> {
 
     fn unless(&mut self, field: &'static str, values: &[String], list: Option<&[String]>, is: fn(&str, &str) -> bool) {
         let Some(list) = list else { return };
-        let hint = allowed(list);
+        // Most policies forbid nothing: what is allowed is put into words only for those that do.
+        let hint = LazyCell::new(|| allowed(list));
         for value in values.iter().filter(|value| !list.iter().any(|other| is(value, other))) {
             self.push(field, value, &hint);
         }
