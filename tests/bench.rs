@@ -251,7 +251,7 @@ impl Bench {
         row("  renewals of the Lease beside them", &writes.filter(lease).count().to_string(), "");
         // The server does not count the requests for its metadata, the operator's own metrics do.
         let calls = difference(&calls, &self.server.requests().await).max(self.calls().await - told);
-        row(&format!("calls to the authorization server {idle}"), &calls.to_string(), "0");
+        row(&format!("calls to the authorization server {idle}"), &calls.to_string(), "");
         let (now, peak) = self.memory();
         row("resident memory of the operator at the end", &now, "");
         row("  highest", &peak, "");
