@@ -1,11 +1,12 @@
 //! A registration whose OAuthClient has gone without it, because somebody took the finalizer off. The garbage collector has
 //! marked the Secret `<name>-registration`, and only our finalizer keeps it: what it tells of is reported, then it is let go.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt, api::ObjectMeta};
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::registration::{self, Registration};
 use crate::{
@@ -15,26 +16,26 @@ use crate::{
     retry::Retry,
 };
 
-/// So many are looked at at the same time.
-const CONCURRENT: usize = 4;
-
-/// Looks after what these clients, by namespace and name, may have left: they are not there any more.
+/// Looks after what these clients, by namespace and name, may have left: they are not there any more. One after the other,
+/// for the same client may be told of twice at once, and what it has left is reported once.
 pub async fn run(context: Arc<Context>, gone: impl Stream<Item = Key>) {
+    let (again, retries) = unbounded_channel();
+    // The next leader lists the Secrets.
+    let gone = stream::select(gone, kubernetes::receive(retries)).take_until(context.stop.cancelled());
     let look = async |(namespace, name): Key| {
         // Not the client's uid, which nobody knows any more.
-        let delays = format!("{namespace}/{name}");
-        while let Err(error) = let_go(&context, &namespace, &name).await {
-            let delay = context.client_backoff.failed(&delays, 0, Retry::Backoff).unwrap_or(Duration::from_secs(1));
-            tracing::warn!(client = delays, reason = error.reason(), "{error}");
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                // The next leader lists the Secrets.
-                () = context.stop.cancelled() => return,
-            }
-        }
-        context.client_backoff.forget(&delays);
+        let key = format!("{namespace}/{name}");
+        let Err(error) = let_go(&context, &namespace, &name).await else { return context.client_backoff.forget(&key) };
+        let delay = context.client_backoff.failed(&key, 0, Retry::Backoff).unwrap_or_default();
+        tracing::warn!(client = key, reason = error.reason(), "{error}");
+        let again = again.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            // Nobody listens any more: the process is stopping.
+            let _ = again.send((namespace, name));
+        });
     };
-    gone.for_each_concurrent(CONCURRENT, look).await;
+    gone.for_each(look).await;
 }
 
 /// Whether only our finalizer keeps the Secret of this metadata.
