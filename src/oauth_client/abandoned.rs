@@ -44,6 +44,7 @@ pub fn is_held(metadata: &ObjectMeta) -> bool {
     metadata.deletion_timestamp.is_some() && finalizers.iter().any(|finalizer| finalizer == FINALIZER)
 }
 
+#[tracing::instrument(skip_all, fields(client = format!("{namespace}/{name}")))]
 async fn let_go(context: &Context, namespace: &str, name: &str) -> Result<(), kubernetes::Error> {
     let secret_name = registration::secret_name(name);
     let secret = Api::<Secret>::namespaced(context.client.clone(), namespace)
@@ -65,21 +66,26 @@ async fn let_go(context: &Context, namespace: &str, name: &str) -> Result<(), ku
         return Ok(());
     }
     let why = format!("OAuthClient {namespace}/{name} has gone without removing it: its finalizer was taken off");
-    for note in remains(&secret, &why) {
-        tracing::error!("orphaned registration: {note}");
+    for Remains { client_id, profile, note } in remains(&secret, &why) {
+        tracing::error!(client_id, profile, "orphaned registration: {note}");
         context.events.alarm(&secret.object_ref(&()), "Orphaned", &note).await?;
         context.metrics.orphan();
     }
     kubernetes::remove_secret(&context.client, &secret).await
 }
 
-/// What stays on the server, client by client.
-fn remains(secret: &Secret, why: &str) -> Vec<String> {
+/// A client that stays on its server.
+struct Remains {
+    client_id: String,
+    profile: String,
+    note: String,
+}
+
+fn remains(secret: &Secret, why: &str) -> Vec<Remains> {
     let Ok(registration) = Registration::from_data(&SecretData::of(secret)) else {
         let name = secret.name_any();
-        return vec![format!(
-            "a client stays on its server, and Secret {name} is spoilt and does not tell which: {why}"
-        )];
+        let note = format!("a client stays on its server, and Secret {name} is spoilt and does not tell which: {why}");
+        return vec![Remains { client_id: String::new(), profile: String::new(), note }];
     };
     let own = (&registration.information.client_id, &registration.server);
     let former = registration
@@ -87,7 +93,9 @@ fn remains(secret: &Secret, why: &str) -> Vec<String> {
         .iter()
         .map(|former| (&former.information.client_id, former.server.as_ref().unwrap_or(&registration.server)));
     let stays = |(client_id, server): (&String, &registration::ServerSnapshot)| {
-        format!("client {client_id} stays on {} (TokenProfile {}): {why}", server.name(), server.profile)
+        let (profile, place) = (server.profile.clone(), server.name());
+        let note = format!("client {client_id} stays on the server of TokenProfile {profile} at {place}: {why}");
+        Remains { client_id: client_id.clone(), profile, note }
     };
     former.chain([own]).map(stays).collect()
 }

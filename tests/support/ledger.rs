@@ -311,7 +311,8 @@ impl Cluster {
     /// `client X stays on the server of TokenProfile N/P: …`
     fn orphans(&self) -> Vec<Registration> {
         let parsed = self.notes("Orphaned").map(|(_, words)| {
-            let (_, profile) = words[8].trim_end_matches(':').split_once('/').expect("namespace and name");
+            // Where the OAuthClient has gone without it, only the name is known.
+            let profile = words[8].trim_end_matches(':').rsplit('/').next().unwrap_or_default();
             (profile.to_owned(), words[1].to_owned())
         });
         parsed.collect()
