@@ -89,6 +89,12 @@ impl Context {
         })
     }
 
+    /// Whether a namespace is being deleted: it takes nothing new, and nothing can stop it.
+    #[must_use]
+    pub fn namespace_is_terminating(&self, name: &str) -> bool {
+        self.namespaces.get(&ObjectRef::new(name)).is_some_and(|found| found.meta().deletion_timestamp.is_some())
+    }
+
     /// A context that has seen nothing, for tests.
     #[cfg(test)]
     pub fn test(client: Client) -> Self {
@@ -113,11 +119,5 @@ impl Context {
             stop: CancellationToken::new(),
             client,
         }
-    }
-
-    /// Whether a namespace is being deleted: it takes nothing new, and nothing can stop it.
-    #[must_use]
-    pub fn namespace_is_terminating(&self, name: &str) -> bool {
-        self.namespaces.get(&ObjectRef::new(name)).is_some_and(|found| found.meta().deletion_timestamp.is_some())
     }
 }

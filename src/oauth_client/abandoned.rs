@@ -1,5 +1,6 @@
-//! A registration whose OAuthClient has gone without it, because somebody took the finalizer off. The garbage collector has
-//! marked the Secret `<name>-registration`, and only our finalizer keeps it: what it tells of is reported, then it is let go.
+//! A registration whose OAuthClient has gone without it: somebody took the finalizer off, or a replica that was paused has
+//! kept an answer too late. The garbage collector has marked the Secret `<name>-registration`, and only our finalizer keeps
+//! it: what it tells of is reported, then it is let go.
 
 use std::sync::Arc;
 
@@ -8,9 +9,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt, api::ObjectMeta};
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::registration::{self, Registration};
+use super::{
+    act,
+    registration::{self, Registration},
+};
 use crate::{
-    api::{FINALIZER, OAuthClient, OPERATOR},
+    api::{FINALIZER, OAuthClient, OPERATOR, labels},
     context::Context,
     kubernetes::{self, Key, SecretData},
     retry::Retry,
@@ -54,7 +58,7 @@ async fn let_go(context: &Context, namespace: &str, name: &str) -> Result<(), ku
     let is_ours = |secret: &Secret| {
         is_held(&secret.metadata)
             && secret.type_.as_deref() == Some(registration::SECRET_TYPE)
-            && secret.labels().get(crate::api::labels::MANAGED_BY).map(String::as_str) == Some(OPERATOR)
+            && secret.labels().get(labels::MANAGED_BY).map(String::as_str) == Some(OPERATOR)
     };
     let Some(secret) = secret.filter(is_ours) else { return Ok(()) };
     // The watch may lag behind: one that is there does it itself.
@@ -65,37 +69,20 @@ async fn let_go(context: &Context, namespace: &str, name: &str) -> Result<(), ku
     if client.is_some() || context.term.is_over() {
         return Ok(());
     }
-    let why = format!("OAuthClient {namespace}/{name} has gone without removing it: its finalizer was taken off");
-    for Remains { client_id, profile, note } in remains(&secret, &why) {
-        tracing::error!(client_id, profile, "orphaned registration: {note}");
-        context.events.alarm(&secret.object_ref(&()), "Orphaned", &note).await?;
-        context.metrics.orphan();
+    let why =
+        format!("OAuthClient {namespace}/{name} has gone without removing it, as when its finalizer is taken off");
+    let about = secret.object_ref(&());
+    match Registration::from_data(&SecretData::of(&secret)) {
+        Ok(registration) => {
+            for (client_id, server) in registration.clients() {
+                let place = format!("the server of TokenProfile {} at {}", server.profile, server.name());
+                act::tell_of_orphan(context, &about, client_id, &server.profile, &place, &why).await?;
+            }
+        }
+        Err(key) => {
+            let why = format!("{why}, and key {key:?} of Secret {secret_name}, which would tell more, is spoilt");
+            act::tell_of_orphan(context, &about, "of unknown identifier", "", "its server", &why).await?;
+        }
     }
     kubernetes::remove_secret(&context.client, &secret).await
-}
-
-/// A client that stays on its server.
-struct Remains {
-    client_id: String,
-    profile: String,
-    note: String,
-}
-
-fn remains(secret: &Secret, why: &str) -> Vec<Remains> {
-    let Ok(registration) = Registration::from_data(&SecretData::of(secret)) else {
-        let name = secret.name_any();
-        let note = format!("a client stays on its server, and Secret {name} is spoilt and does not tell which: {why}");
-        return vec![Remains { client_id: String::new(), profile: String::new(), note }];
-    };
-    let own = (&registration.information.client_id, &registration.server);
-    let former = registration
-        .retiring
-        .iter()
-        .map(|former| (&former.information.client_id, former.server.as_ref().unwrap_or(&registration.server)));
-    let stays = |(client_id, server): (&String, &registration::ServerSnapshot)| {
-        let (profile, place) = (server.profile.clone(), server.name());
-        let note = format!("client {client_id} stays on the server of TokenProfile {profile} at {place}: {why}");
-        Remains { client_id: client_id.clone(), profile, note }
-    };
-    former.chain([own]).map(stays).collect()
 }

@@ -6,6 +6,8 @@ mod register;
 mod restart;
 mod store;
 
+pub use deregister::tell_of_orphan;
+
 use std::time::{Duration, Instant};
 
 use kube::{Resource, ResourceExt};

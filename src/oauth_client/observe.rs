@@ -470,10 +470,7 @@ pub fn registration_secret(secret: Option<Secret>, uid: &str) -> RegistrationSec
             }
             let client_ids = Registration::from_data(&SecretData::of(&secret)).map_or_else(
                 |_| Vec::new(),
-                |Registration { information, retiring, .. }| {
-                    let former = retiring.into_iter().map(|former| former.information.client_id);
-                    former.chain([information.client_id]).collect()
-                },
+                |registration| registration.clients().map(|(client_id, _)| client_id.to_owned()).collect(),
             );
             RegistrationSecret::Stray { secret: StoredSecret::new(secret), client_ids }
         }

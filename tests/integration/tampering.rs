@@ -33,6 +33,14 @@ fn assert_untouched(server: &FaultServer, victim: &Value) {
     assert!(!server.registrar(|registrar| registrar.clients[text(victim, "client_id")].is_deleted));
 }
 
+/// The OAuthClient is deleted, and its own client on the server with it, but nobody else's.
+async fn shop_goes_alone(home: &Home, server: &FaultServer, victim: &Value, own: &str) {
+    home.delete(CLIENTS, "shop").await;
+    home.until_gone(CLIENTS, "shop").await;
+    assert_untouched(server, victim);
+    assert!(server.registrar(|registrar| registrar.clients[own].is_deleted));
+}
+
 #[tokio::test]
 async fn another_client_in_the_registration_secret_is_neither_read_nor_changed_and_the_own_one_can_be_had_back() {
     let (home, server, victim, own) = victim_and_shop("tamper").await;
@@ -73,10 +81,7 @@ async fn another_uri_in_the_registration_secret_leads_nowhere() {
     write(&home, "client-information.json", &elsewhere).await;
     home.patch(CLIENTS, "shop", json!({"spec": {"clientMetadata": {"scope": "openid"}}})).await;
     home.until_condition(CLIENTS, "shop", ["InSync", "True", "InSync"]).await;
-    home.delete(CLIENTS, "shop").await;
-    home.until_gone(CLIENTS, "shop").await;
-    assert_untouched(&server, &victim);
-    assert!(server.registrar(|registrar| registrar.clients[&own].is_deleted));
+    shop_goes_alone(&home, &server, &victim, &own).await;
 }
 
 #[tokio::test]
@@ -87,10 +92,7 @@ async fn another_client_among_the_former_ones_is_not_deleted_and_it_is_said() {
     let former = json!([{"information": tokenless(&victim), "deleteAfter": soon.to_string()}]);
     write(&home, "retiring.json", &former).await;
     assert_says(&home.until_event("Orphaned").await, &[text(&victim, "client_id")]);
-    home.delete(CLIENTS, "shop").await;
-    home.until_gone(CLIENTS, "shop").await;
-    assert_untouched(&server, &victim);
-    assert!(server.registrar(|registrar| registrar.clients[&own].is_deleted));
+    shop_goes_alone(&home, &server, &victim, &own).await;
 }
 
 #[tokio::test]

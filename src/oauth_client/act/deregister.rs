@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use secrecy::SecretString;
 
@@ -218,9 +219,22 @@ pub async fn report_orphan(context: &Context, observed: &Observed, client_id: &s
         Some(former) => format!("{}, the former server of TokenProfile {profile}", former.name()),
         None => format!("the server of TokenProfile {profile}"),
     };
+    tell_of_orphan(context, &observed.client.object_ref(&()), client_id, &profile, &place, why).await?;
+    Ok(())
+}
+
+/// The same for whatever object is left to tell it of.
+pub async fn tell_of_orphan(
+    context: &Context,
+    about: &ObjectReference,
+    client_id: &str,
+    profile: &str,
+    place: &str,
+    why: &str,
+) -> Result<(), kubernetes::Error> {
     let note = format!("client {client_id} stays on {place}: {why}");
     tracing::error!(client_id, profile, "orphaned registration: {note}");
-    context.events.alarm(&observed.client.object_ref(&()), "Orphaned", &note).await?;
+    context.events.alarm(about, "Orphaned", &note).await?;
     context.metrics.orphan();
     Ok(())
 }

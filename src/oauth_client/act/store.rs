@@ -134,9 +134,8 @@ pub async fn announce(
     secret: &StoredSecret,
     registration: &Registration,
 ) -> Result<StoredSecret, kubernetes::Error> {
-    let unchanged = secret.unchanged();
     let spec = registration_spec(observed, registration.to_data());
-    kubernetes::apply_secret(&context.client, &spec, &unchanged).await.map(StoredSecret::new)
+    kubernetes::apply_secret(&context.client, &spec, &secret.unchanged()).await.map(StoredSecret::new)
 }
 
 /// Persists what is now known of a registration that is held already.
@@ -146,8 +145,7 @@ pub async fn keep_held(
     secret: &StoredSecret,
     registration: &Registration,
 ) -> Result<StoredSecret, kubernetes::Error> {
-    let unchanged = secret.unchanged();
-    keep(context, observed, registration, unchanged).await.map(StoredSecret::new)
+    keep(context, observed, registration, secret.unchanged()).await.map(StoredSecret::new)
 }
 
 /// Persists an answer: until it is stored, or can't be, or the patience is at its end.

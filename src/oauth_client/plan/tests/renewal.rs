@@ -174,12 +174,13 @@ fn a_client_with_keys_registers_the_public_keys_and_rotates_them_with_overlap() 
     let mut holding = registered_with(&json!({"client_id": "c", "registration_access_token": "t",
         "registration_client_uri": "https://as/reg/c", "token_endpoint_auth_method": "private_key_jwt"}));
     holding.client.spec = observed.client.spec.clone();
-    change(&mut holding, |registration| {
-        registration.keys = ClientKeys(vec![key("old", NOW)]);
+    let hold = |registration: &mut Registration, keys| {
+        registration.keys = keys;
         let document = metadata::document(&observed.client.spec).unwrap();
         registration.request = Some(registration.keys.laid_into(document).0);
         registration.information.metadata = registration.request.clone().unwrap();
-    });
+    };
+    change(&mut holding, |registration| hold(registration, ClientKeys(vec![key("old", NOW)])));
     let Some(Step::ApplySecret { secret, .. }) = plan(&holding, now()).step else { panic!("the Secret") };
     assert_eq!(secret.data.text("key-id"), Some("old"));
     holding.apply(written(&secret));
@@ -196,10 +197,7 @@ fn a_client_with_keys_registers_the_public_keys_and_rotates_them_with_overlap() 
     // Both are registered; later the old one is left out by an update.
     let mut both = holding;
     change(&mut both, |registration| {
-        registration.keys = registration.keys.succeeded_by(key("new", NOW), days(1), now());
-        let document = metadata::document(&observed.client.spec).unwrap();
-        registration.request = Some(registration.keys.laid_into(document).0);
-        registration.information.metadata = registration.request.clone().unwrap();
+        hold(registration, registration.keys.succeeded_by(key("new", NOW), days(1), now()));
     });
     let Some(Step::ApplySecret { secret, .. }) = plan(&both, now()).step else { panic!("the Secret") };
     assert_eq!(secret.data.text("key-id"), Some("new"));
