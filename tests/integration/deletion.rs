@@ -1,5 +1,7 @@
 //! What becomes of a registration when its OAuthClient goes.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -101,6 +103,21 @@ async fn a_client_whose_finalizer_was_taken_off_is_reported_and_holds_up_nothing
     assert!(told.contains(&bank), "{told}");
     assert_eq!(server.registrar(|registrar| registrar.client_count()), 2, "nobody has asked for their removal");
     server.assert_no_misuse();
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_when_the_client_has_gone_is_told() {
+    let (home, server) = (Home::new("late").await, FaultServer::start_registrar(Registrar::default()).await);
+    home.profile(&server.url("")).await;
+    server.handle("POST", "/reg", |_| {
+        Answer::json(201, &json!({"client_id": "late", "client_secret": "secret-of-late"}))
+            .after(Duration::from_secs(3))
+    });
+    home.apply(&home.oauth_client("shop")).await;
+    wait_until("the registration is under way", WAIT, async || server.requests_to("POST", "/reg").len() == 1).await;
+    delete_by_force(&home, "shop").await;
+    assert_says(&home.until_event("Orphaned").await, &["client late", &server.url(""), "has gone without removing it"]);
+    home.until_gone(SECRETS, "shop-registration").await;
 }
 
 #[tokio::test]
